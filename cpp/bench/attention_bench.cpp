@@ -1,0 +1,245 @@
+// Speed of attention and sampling on one thread: prefill in GFLOP/s against a register-only FMA loop of the same run,
+// decode in GB/s of keys and values, sampling in microseconds. The last line is JSON.
+//   attention_bench [generic|avx2|avx512vnni]   (default: the best of this CPU)
+#include <time.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "narrows/kernels.h"
+#include "narrows/sampling.h"
+
+namespace {
+
+using namespace narrows;
+
+constexpr int kRepeats = 7;
+
+// Processor time of this thread: what other processes take does not count.
+double now() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+double seconds(const std::function<void()>& body) {
+  const double begin = now();
+  body();
+  return now() - begin;
+}
+
+struct Times {
+  double best, median;
+};
+
+Times measure(const std::function<void()>& body) {
+  body();
+  std::vector<double> t;
+  for (int i = 0; i < kRepeats; ++i) t.push_back(seconds(body));
+  std::sort(t.begin(), t.end());
+  return {t.front(), t[t.size() / 2]};
+}
+
+constexpr int64_t kPeakSteps = 2'000'000;
+
+// Twelve independent chains in fixed registers: enough for two FMA units of latency 4 to 6.
+#define FMA12(reg)                                                                                        \
+  "vfmadd231ps " reg "12," reg "13," reg "0\n\tvfmadd231ps " reg "12," reg "13," reg "1\n\t"              \
+  "vfmadd231ps " reg "12," reg "13," reg "2\n\tvfmadd231ps " reg "12," reg "13," reg "3\n\t"              \
+  "vfmadd231ps " reg "12," reg "13," reg "4\n\tvfmadd231ps " reg "12," reg "13," reg "5\n\t"              \
+  "vfmadd231ps " reg "12," reg "13," reg "6\n\tvfmadd231ps " reg "12," reg "13," reg "7\n\t"              \
+  "vfmadd231ps " reg "12," reg "13," reg "8\n\tvfmadd231ps " reg "12," reg "13," reg "9\n\t"              \
+  "vfmadd231ps " reg "12," reg "13," reg "10\n\tvfmadd231ps " reg "12," reg "13," reg "11\n\t"
+#define FMA_LOOP(reg)                                                                                        \
+  asm volatile("vzeroall\n1:\n\t" FMA12(reg) "dec %0\n\tjnz 1b\n\tvzeroupper"                              \
+               : "+r"(steps)                                                                                 \
+               :                                                                                             \
+               : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",       \
+                 "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15")
+
+// Flop per second of multiply-adds that touch no memory; 0 for generic, which has no such ceiling.
+double fma_peak(Isa isa) {
+  if (isa == Isa::generic) return 0.0;
+  const double time = seconds([isa] {
+    int64_t steps = kPeakSteps;
+    if (isa == Isa::avx512vnni) {
+      FMA_LOOP("%%zmm");
+    } else {
+      FMA_LOOP("%%ymm");
+    }
+  });
+  return 12.0 * 2.0 * (isa == Isa::avx512vnni ? 16.0 : 8.0) * kPeakSteps / time;
+}
+
+// Pages of one kv head and `rows` queries at its end.
+struct Problem {
+  Problem(int keys_, int rows_, int heads_, int head_dim_, bool f32_)
+      : keys(keys_), rows(rows_), heads(heads_), head_dim(head_dim_), f32(f32_) {
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    const size_t elements = static_cast<size_t>(keys) * static_cast<size_t>(head_dim);
+    k.resize(elements * (f32 ? 2 : 1));
+    v.resize(k.size());
+    for (size_t i = 0; i < elements; ++i) {
+      const float x = normal(random);
+      const uint16_t half = static_cast<uint16_t>(0x3000 + random() % 0x0c00 + (random() & 0x8000));
+      for (std::vector<uint16_t>* page : {&k, &v}) {
+        if (f32) std::memcpy(page->data() + 2 * i, &x, sizeof x);
+        if (!f32) (*page)[i] = half;
+      }
+    }
+    for (int i = 0; i < keys / kKvBlock; ++i) blocks.push_back(i);
+    q.resize(static_cast<size_t>(rows) * heads * head_dim);
+    for (float& x : q) x = normal(random);
+    out.resize(q.size());
+    const size_t floats = static_cast<size_t>(attention_scratch_floats(heads, head_dim));
+    scratch = static_cast<float*>(std::aligned_alloc(64, (floats * 4 + 63) / 64 * 64));
+  }
+  ~Problem() { std::free(scratch); }
+  Problem(const Problem&) = delete;
+  Problem& operator=(const Problem&) = delete;
+
+  AttentionArgs args() {
+    AttentionArgs a;
+    a.q = q.data();
+    a.q_ld = a.out_ld = static_cast<int64_t>(heads) * head_dim;
+    a.out = out.data();
+    a.k_pages = k.data();
+    a.v_pages = v.data();
+    a.block_stride = static_cast<int64_t>(head_dim) * kKvBlock;
+    a.blocks = blocks.data();
+    a.rows = rows;
+    a.heads = heads;
+    a.head_dim = head_dim;
+    a.start = keys - rows;
+    a.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+    a.kv_f32 = f32;
+    a.scratch = scratch;
+    return a;
+  }
+
+  int keys, rows, heads, head_dim;
+  bool f32;
+  std::vector<uint16_t> k, v;
+  std::vector<int32_t> blocks;
+  std::vector<float> q, out;
+  float* scratch = nullptr;
+};
+
+std::string json;
+
+void record(const std::string& name, double value) {
+  char text[160];
+  std::snprintf(text, sizeof text, "%s\"%s\": %.4g", json.empty() ? "" : ", ", name.c_str(), value);
+  json += text;
+}
+
+void bench_prefill(const Kernels& kernels, int keys, int head_dim, int heads, bool f32) {
+  Problem p(keys, keys, heads, head_dim, f32);
+  const AttentionArgs a = p.args();
+  const double flops_per_call = 2.0 * keys * (keys + 1.0) * heads * head_dim;  // pairs under the causal mask only
+  std::vector<double> rates, fractions;
+  kernels.attention(a);
+  for (int i = 0; i < kRepeats; ++i) {  // the ceiling is measured beside every run: the clock moves
+    const double peak = fma_peak(kernels.isa);
+    rates.push_back(flops_per_call / seconds([&] { kernels.attention(a); }));
+    fractions.push_back(peak > 0.0 ? rates.back() / peak : 0.0);
+  }
+  std::sort(rates.begin(), rates.end());
+  std::sort(fractions.begin(), fractions.end());
+  const double flops = rates[kRepeats / 2], fraction = fractions[kRepeats / 2];
+  std::printf("prefill keys %5d head_dim %3d heads %d %s  %7.1f GFLOP/s  %.2f of FMA peak (%.2f..%.2f)\n", keys,
+              head_dim, heads, f32 ? "f32" : "f16", flops / 1e9, fraction, fractions.front(), fractions.back());
+  const std::string name = "prefill_" + std::to_string(keys) + "_d" + std::to_string(head_dim) + "_h" +
+                           std::to_string(heads) + (f32 ? "_f32" : "_f16");
+  record(name + "_gflops", flops / 1e9);
+  if (fraction > 0.0) record(name + "_fraction", fraction);
+}
+
+void bench_decode(const Kernels& kernels, int keys, int head_dim, int heads, const char* where) {
+  Problem p(keys, 1, heads, head_dim, false);
+  const AttentionArgs a = p.args();
+  const double bytes = 2.0 * 2.0 * keys * head_dim;
+  const int calls = static_cast<int>(std::max(1.0, 64e6 / bytes));
+  uint64_t sink = 0;
+  const Times t = measure([&] {
+    for (int i = 0; i < calls; ++i) kernels.attention(a);
+  });
+  const Times read = measure([&] {  // the same bytes, only summed
+    for (int i = 0; i < calls; ++i) {
+      for (const std::vector<uint16_t>* page : {&p.k, &p.v}) {
+        const uint64_t* words = reinterpret_cast<const uint64_t*>(page->data());
+        uint64_t sums[8] = {};
+        for (size_t w = 0; w + 8 <= page->size() / 4; w += 8) {
+          for (int lane = 0; lane < 8; ++lane) sums[lane] += words[w + static_cast<size_t>(lane)];
+        }
+        for (const uint64_t s : sums) sink += s;
+      }
+    }
+  });
+  const double rate = bytes * calls / t.median / 1e9, ceiling = bytes * calls / read.median / 1e9;
+  std::printf("decode  keys %6d head_dim %3d heads %d (%s)  %6.2f GB/s of KV, plain read %.2f%s\n", keys, head_dim, heads,
+              where, rate, ceiling, sink == 42 ? "!" : "");
+  const std::string name = std::string("decode_") + where + "_d" + std::to_string(head_dim) + "_h" +
+                           std::to_string(heads);
+  record(name + "_gb_per_s", rate);
+  record(name + "_read_gb_per_s", ceiling);
+}
+
+void bench_sampling(const Kernels& kernels, const char* name, const SamplingParams& params, float spread) {
+  constexpr int32_t kVocab = 151936;
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal(0.0f, spread);
+  std::vector<float> logits(kVocab), work;
+  for (float& x : logits) x = normal(random);
+  const Sampler sampler(params, nullptr, 0);
+  work = logits;
+  int64_t tokens = 0;
+  const Times t = measure([&] {
+    for (int i = 0; i < 10; ++i) tokens += sampler.sample(kernels, work.data(), kVocab).token;
+  });
+  std::printf("sample  %-24s spread %.0f  %7.0f us (checksum %lld)\n", name, static_cast<double>(spread),
+              t.median * 1e5, static_cast<long long>(tokens));
+  record(std::string("sample_") + name + "_s" + std::to_string(static_cast<int>(spread)) + "_us", t.median * 1e5);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 1) setenv("NARROWS_ISA", argv[1], 1);
+  const Kernels* kernels = select_kernels();
+  std::printf("isa %s\n", kernels->name);
+  for (const int keys : {512, 2048}) {
+    for (const int head_dim : {64, 128}) {
+      for (const int heads : {2, 4, 8}) bench_prefill(*kernels, keys, head_dim, heads, false);
+    }
+  }
+  bench_prefill(*kernels, 2048, 128, 1, false);
+  bench_prefill(*kernels, 2048, 128, 4, true);
+  for (const int heads : {1, 4, 8}) {
+    bench_decode(*kernels, 1024, 64, heads, "cache");
+    bench_decode(*kernels, 131072, 64, heads, "memory");
+    bench_decode(*kernels, 131072, 128, heads, "memory");
+  }
+  for (const float spread : {1.0f, 2.0f, 4.0f}) {
+    SamplingParams greedy, plain, top_k, top_p, min_p;
+    greedy.temperature = 0.0f;
+    top_k.top_k = 50;
+    top_p.top_p = 0.9f;
+    min_p.min_p = 0.05f;
+    bench_sampling(*kernels, "greedy", greedy, spread);
+    bench_sampling(*kernels, "temperature", plain, spread);
+    bench_sampling(*kernels, "top_k_50", top_k, spread);
+    bench_sampling(*kernels, "top_p_0.9", top_p, spread);
+    bench_sampling(*kernels, "min_p_0.05", min_p, spread);
+  }
+  std::printf("{\"bench\": \"attention\", \"isa\": \"%s\", \"threads\": 1, %s}\n", kernels->name, json.c_str());
+  return 0;
+}

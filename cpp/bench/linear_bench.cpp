@@ -1,0 +1,217 @@
+// Linear kernels on the shapes of Qwen3-0.6B: decode (1..16 rows over weights far larger than the last cache) as a
+// fraction of the memory bandwidth, prefill (64..512 rows) as a fraction of the multipliers, both measured in the same
+// run and interleaved with the kernels, best of all rounds. Last line: JSON.
+//   linear_bench [f32|f16|bf16|p8|p4|p4z] [group=128] [rounds=7]     NARROWS_ISA chooses the kernels
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "narrows/pack.h"
+#include "peaks.h"
+
+namespace {
+
+using namespace narrows;
+using bench::now_s;
+
+constexpr int64_t kWeightBytes = 400 << 20;
+constexpr int32_t kShapes[][2] = {{4096, 1024}, {1024, 2048}, {6144, 1024}, {1024, 3072}};  // qkv, o, gate/up, down
+constexpr int32_t kDecodeRows[] = {1, 2, 4, 8, 16};
+constexpr int32_t kPrefillRows[] = {64, 256, 512};
+
+/// In huge pages where the system gives them, as the engine keeps its weights; lives as long as the process.
+template <typename T>
+T* aligned(int64_t count) {
+  constexpr size_t kHugePageBytes = size_t{2} << 20;
+  const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+  void* p = ::operator new(bytes, std::align_val_t{kHugePageBytes});
+  madvise(p, bytes, MADV_HUGEPAGE);
+  return static_cast<T*>(p);
+}
+
+struct Options {
+  std::string format = "p4";
+  int32_t group = 128;
+  int rounds = 7;
+};
+
+/// Layers of four matrices one after the other in memory, filled with arbitrary codes and small scales.
+struct WeightSet {
+  WeightSet(const Options& options, ThreadPool& pool) {
+    for (const auto& [n, k] : kShapes) {
+      PackedMatrix w;
+      w.n = n;
+      w.k = k;
+      const std::string& f = options.format;
+      w.format = f == "f32" ? Format::F32 : f == "f16" ? Format::F16 : f == "bf16" ? Format::BF16
+                 : f == "p8" ? Format::P8 : Format::P4;
+      w.group = w.quantized() ? options.group : 0;
+      w.has_zero = f == "p4z";
+      shapes.push_back(w);
+      layer_bytes += w.bytes();
+      layer_mac += int64_t{n} * k;
+    }
+    layers = static_cast<int>(kWeightBytes / layer_bytes) + 1;
+    data = aligned<uint8_t>(layer_bytes * layers);
+    pool.run([&](int thread) {
+      for (int i = thread; i < layers; i += pool.size()) fill(i);
+    });
+  }
+  void fill(int layer) {
+    uint64_t state = static_cast<uint64_t>(layer) + 1;
+    auto* words = reinterpret_cast<uint64_t*>(data + layer * layer_bytes);
+    for (int64_t i = 0; i < layer_bytes / 8; ++i) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      words[i] = (state ^ state >> 33) & 0x3f0f3f0f3f0f3f0fu;  // finite in every float format
+    }
+  }
+  PackedMatrix matrix(int layer, size_t i) const {
+    PackedMatrix w = shapes[i];
+    w.data = data + layer * layer_bytes;
+    for (size_t j = 0; j < i; ++j) w.data += shapes[j].bytes();
+    return w;
+  }
+  std::vector<PackedMatrix> shapes;
+  int64_t layer_bytes = 0, layer_mac = 0;
+  int layers = 0;
+  uint8_t* data = nullptr;
+};
+
+/// Activations of `rows` rows for every shape, and room for the results.
+struct Batch {
+  Batch(const WeightSet& set, const Kernels& kernels, int32_t rows) : rows(rows) {
+    for (const PackedMatrix& w : set.shapes) {
+      auto* x = aligned<float>(int64_t{rows} * w.k);
+      for (int64_t i = 0; i < int64_t{rows} * w.k; ++i) x[i] = static_cast<float>(i * 2654435761u % 1000) * 1e-3f - 0.5f;
+      Activations a;
+      a.rows = rows;
+      a.k = w.k;
+      a.group = w.group;
+      a.f32 = x;
+      a.ld = w.k;
+      if (w.quantized()) {
+        a.codes = aligned<int8_t>(rows * w.padded_k());
+        a.scale = aligned<float>(rows * w.groups());
+        a.sum = aligned<int32_t>(rows * w.groups());
+        kernels.quantize(x, w.k, 0, rows, a);
+      }
+      activations.push_back(a);
+      out.push_back(aligned<float>(int64_t{rows} * w.n));
+    }
+  }
+  int32_t rows;
+  std::vector<Activations> activations;
+  std::vector<float*> out;
+};
+
+/// One pass of a batch over `layers` layers, a barrier behind every matrix; seconds.
+double pass_s(const WeightSet& set, int layers, const Batch& batch, const Kernels& kernels, ThreadPool& pool,
+              const std::vector<uint8_t*>& scratch) {
+  const double begin = now_s();
+  pool.run([&](int thread) {
+    for (int layer = 0; layer < layers; ++layer) {
+      for (size_t i = 0; i < set.shapes.size(); ++i) {
+        const PackedMatrix w = set.matrix(layer, i);
+        const int32_t units = (w.panels() + 2) / 3, threads = pool.size();
+        const int32_t p = units * thread / threads * 3, end = std::min(w.panels(), units * (thread + 1) / threads * 3);
+        kernels.linear(w, p, end, batch.activations[i], batch.out[i] + p * kPanel, w.n,
+                       scratch[static_cast<size_t>(thread)]);
+        pool.barrier();
+      }
+    }
+  });
+  return now_s() - begin;
+}
+
+struct Line {
+  int32_t rows;
+  double best_s = 1e30;
+};
+
+std::vector<Line> measure(const WeightSet& set, int layers, const std::vector<Batch>& batches, int rounds,
+                          const Kernels& kernels, ThreadPool& pool, double* ceiling, double (*probe)(const Kernels&, bool, ThreadPool&)) {
+  std::vector<uint8_t*> scratch;
+  for (int i = 0; i < pool.size(); ++i) scratch.push_back(aligned<uint8_t>(kLinearScratchBytes));
+  std::vector<Line> lines;
+  for (const Batch& batch : batches) lines.push_back({batch.rows});
+  for (int round = 0; round < rounds; ++round) {
+    *ceiling = std::max(*ceiling, probe(kernels, set.shapes[0].quantized(), pool));
+    for (size_t i = 0; i < batches.size(); ++i) {
+      lines[i].best_s = std::min(lines[i].best_s, pass_s(set, layers, batches[i], kernels, pool, scratch));
+    }
+  }
+  return lines;
+}
+
+double probe_memory(const Kernels&, bool, ThreadPool& pool) { return read_bandwidth(kWeightBytes, 2, pool); }
+
+template <size_t kCount>
+std::vector<Batch> batches_of(const WeightSet& set, const Kernels& kernels, const int32_t (&rows)[kCount]) {
+  std::vector<Batch> batches;
+  for (int32_t m : rows) batches.emplace_back(set, kernels, m);
+  return batches;
+}
+
+void report(const Options& options, const Kernels& kernels, ThreadPool& pool) {
+  const WeightSet set(options, pool);
+  std::string json = "{\"bench\": \"linear\", \"isa\": \"" + std::string(kernels.name) + "\", \"format\": \"" +
+                     options.format + "\", \"group\": " + std::to_string(options.group) +
+                     ", \"threads\": " + std::to_string(pool.size());
+  char text[256];
+  double bandwidth = 0.0, peak = 0.0;
+  const auto decode = measure(set, set.layers, batches_of(set, kernels, kDecodeRows), options.rounds, kernels, pool,
+                              &bandwidth, probe_memory);
+  std::printf("%s, %s group %d, %d threads, %.0f MB of weights; memory read %.1f GB/s\n", kernels.name,
+              options.format.c_str(), options.group, pool.size(),
+              static_cast<double>(set.layer_bytes) * set.layers * 1e-6, bandwidth);
+  std::printf("%6s %10s %8s %10s %8s\n", "rows", "ms", "GB/s", "of memory", "T(m)/T(1)");
+  std::snprintf(text, sizeof text, ", \"read_gb_per_s\": %.2f, \"decode\": [", bandwidth);
+  json += text;
+  for (const Line& line : decode) {
+    const double gb_per_s = static_cast<double>(set.layer_bytes) * set.layers / line.best_s * 1e-9;
+    std::printf("%6d %10.2f %8.2f %9.1f%% %8.2f\n", line.rows, line.best_s * 1e3, gb_per_s,
+                100 * gb_per_s / bandwidth, line.best_s / decode[0].best_s);
+    std::snprintf(text, sizeof text, "%s{\"rows\": %d, \"ms\": %.3f, \"fraction\": %.4f}",
+                  line.rows == kDecodeRows[0] ? "" : ", ", line.rows, line.best_s * 1e3, gb_per_s / bandwidth);
+    json += text;
+  }
+  constexpr int kPrefillLayers = 2;
+  const auto prefill = measure(set, kPrefillLayers, batches_of(set, kernels, kPrefillRows), options.rounds, kernels,
+                               pool, &peak, bench::peak_gmac_per_s);
+  std::printf("multipliers, register only: %.1f GMAC/s\n%6s %10s %8s %8s\n", peak, "rows", "ms", "GMAC/s", "of peak");
+  std::snprintf(text, sizeof text, "], \"peak_gmac_per_s\": %.1f, \"prefill\": [", peak);
+  json += text;
+  for (const Line& line : prefill) {
+    const double gmac_per_s = static_cast<double>(set.layer_mac) * kPrefillLayers * line.rows / line.best_s * 1e-9;
+    const double fraction = peak > 0.0 ? gmac_per_s / peak : 0.0;
+    std::printf("%6d %10.2f %8.1f %7.1f%%\n", line.rows, line.best_s * 1e3, gmac_per_s, 100 * fraction);
+    std::snprintf(text, sizeof text, "%s{\"rows\": %d, \"gmac_per_s\": %.1f, \"fraction\": %.4f}",
+                  line.rows == kPrefillRows[0] ? "" : ", ", line.rows, gmac_per_s, fraction);
+    json += text;
+  }
+  std::printf("%s]}\n", json.c_str());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  if (argc > 1) options.format = argv[1];
+  if (argc > 2) options.group = std::atoi(argv[2]);
+  if (argc > 3) options.rounds = std::atoi(argv[3]);
+  const bool group_ok = options.group == 32 || options.group == 64 || options.group == 128;
+  const std::string formats = " f32 f16 bf16 p8 p4 p4z ";
+  if (formats.find(" " + options.format + " ") == std::string::npos || !group_ok || options.rounds < 1) {
+    std::fprintf(stderr, "usage: linear_bench [f32|f16|bf16|p8|p4|p4z] [32|64|128] [rounds >= 1]\n");
+    return 2;
+  }
+  ThreadPool pool(effective_cpus());
+  report(options, *select_kernels(), pool);
+  return 0;
+}

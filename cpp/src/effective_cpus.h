@@ -1,0 +1,15 @@
+// The parts of effective_cpus() that read files, with their roots as parameters so that a test can fake them.
+#pragma once
+#include <string>
+#include <vector>
+
+namespace narrows {
+
+/// CPUs the cgroup quotas above this process allow, rounded up; 0 where there is no quota. `membership` is the text
+/// of /proc/self/cgroup, `mount` the cgroup mount point. The tightest quota of the group and its parents counts.
+int quota_cpus(const std::string& membership, const std::string& mount);
+
+/// Distinct physical cores among `cpus`; each cpu without a topology entry counts as a core.
+int physical_cores(const std::vector<int>& cpus, const std::string& cpu_root);
+
+}  // namespace narrows

@@ -1,0 +1,190 @@
+// int8 activations times P8 or P4 weights with AVX-512 VNNI, 1..16 rows: bound by memory, so each line of weights is
+// read and unpacked once for all rows and the activations come as {1to16} operands of vpdpbusd.
+// P4: the high nibble is used unshifted (16*q <= 240 is a u8) into accumulators of its own and shifted back, exactly,
+// at the end of the group; from 9 rows on registers are short and it is shifted at once.
+#include "linear_int_avx512.h"
+
+#if defined(NARROWS_ISA_AVX512VNNI)
+#include <immintrin.h>
+
+namespace narrows::NARROWS_ISA_NAMESPACE {
+
+IntPanel int_panel(const PackedMatrix& w, int32_t panel) {
+  const uint8_t* data = w.data + panel * w.panel_bytes();
+  const uint8_t* zeros = data + w.scale_bytes();
+  const int32_t left = w.n - panel * kPanel;
+  return {data, w.has_zero ? zeros : nullptr, zeros + w.zero_bytes(), left < kPanel ? left : kPanel};
+}
+
+IntBlock int_block(const PackedMatrix& w, const Activations& a, int32_t row) {
+  return {a.codes + row * w.padded_k(), a.scale + row * w.groups(), a.sum + row * w.groups()};
+}
+
+namespace {
+
+constexpr int64_t kAheadBytes = 2048;  // prefetch distance; the hardware streamer stops at page ends
+
+struct Job {
+  IntPanel w;
+  IntBlock a, b;   // rows 0..7 and 8..15
+  int64_t groups;
+  int32_t lines;   // 64-byte lines of codes per group
+};
+
+inline __m512i broadcast(const int8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return _mm512_set1_epi32(four);
+}
+
+/// Lines taken together, each with its own accumulators: at least 8 independent chains hide vpdpbusd's latency.
+constexpr int unroll(bool p4, int rows) {
+  if (p4) return rows == 1 ? 4 : rows <= 4 ? 2 : 1;
+  return rows <= 2 ? 4 : rows <= 7 ? 2 : 1;
+}
+
+/// Minus the zero points as int16 in the low halves of 16 dwords: vpdpwssd with the sum of the activations
+/// (|sum| <= 128*127 fits in int16) then adds -zero * sum exactly.
+template <bool kP4>
+inline __m512i negative_zero(const IntPanel& w, int64_t g) {
+  if (!kP4) return _mm512_set1_epi32(0xff80);
+  if (w.zeros == nullptr) return _mm512_set1_epi32(0xfff8);
+  const __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w.zeros + g * 16)));
+  return _mm512_maskz_sub_epi16(0x55555555, _mm512_setzero_si512(), zero);
+}
+
+/// The int32 accumulators of one group: R1 rows of the first block, R2 of the second, U lines at a time.
+template <bool kP4, int R1, int R2>
+struct Group {
+  static constexpr int R = R1 + R2, U = unroll(kP4, R), kSteps = kP4 ? 2 : 1;  // k/4 steps in a line
+  static constexpr bool kHighApart = kP4 && R <= 8;
+  __m512i lo[U][R], hi[kHighApart ? U : 1][kHighApart ? R : 1];
+
+  inline __attribute__((always_inline)) void start(const Job& job, int64_t g) {
+    const __m512i zero = _mm512_setzero_si512(), minus = negative_zero<kP4>(job.w, g);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const int32_t sum = r < R1 ? job.a.sum[g * R1 + r] : job.b.sum[g * R2 + r - R1];
+      lo[0][r] = _mm512_dpwssd_epi32(zero, minus, _mm512_set1_epi32(sum));
+#pragma GCC unroll 4
+      for (int u = 1; u < U; ++u) lo[u][r] = zero;
+      if constexpr (kHighApart) {
+#pragma GCC unroll 4
+        for (int u = 0; u < U; ++u) hi[u][r] = zero;
+      }
+    }
+  }
+
+  inline __attribute__((always_inline)) void add_line(int u, const uint8_t* line, const int8_t* x, const int8_t* y) {
+    const __m512i v = _mm512_load_si512(line), low = _mm512_set1_epi8(15);
+    _mm_prefetch(reinterpret_cast<const char*>(line + kAheadBytes), _MM_HINT_T0);
+    const __m512i l = kP4 ? _mm512_and_si512(v, low) : v;
+    const __m512i h = kHighApart ? _mm512_andnot_si512(low, v) : _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const int8_t* at = r < R1 ? x + 4 * r : y + 4 * (r - R1);
+      lo[u][r] = _mm512_dpbusd_epi32(lo[u][r], l, broadcast(at));
+    }
+    if constexpr (kP4) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const int8_t* at = r < R1 ? x + 4 * (R1 + r) : y + 4 * (R2 + r - R1);
+        if constexpr (kHighApart) {
+          hi[u][r] = _mm512_dpbusd_epi32(hi[u][r], h, broadcast(at));
+        } else {
+          lo[u][r] = _mm512_dpbusd_epi32(lo[u][r], h, broadcast(at));
+        }
+      }
+    }
+  }
+
+  inline __attribute__((always_inline)) __m512 result(int r) const {
+    __m512i sum = lo[0][r];
+#pragma GCC unroll 4
+    for (int u = 1; u < U; ++u) sum = _mm512_add_epi32(sum, lo[u][r]);
+    if constexpr (kHighApart) {
+      __m512i high = hi[0][r];
+#pragma GCC unroll 4
+      for (int u = 1; u < U; ++u) high = _mm512_add_epi32(high, hi[u][r]);
+      sum = _mm512_add_epi32(sum, _mm512_srai_epi32(high, 4));
+    }
+    return _mm512_cvtepi32_ps(sum);
+  }
+};
+
+template <bool kP4, int R1, int R2>
+void panel_rows(const Job& job, float* out, int64_t ld_out) {
+  using Acc = Group<kP4, R1, R2>;
+  constexpr int R = R1 + R2, U = Acc::U, kSteps = Acc::kSteps;
+  const uint8_t* codes = job.w.codes;
+  const int8_t *x = job.a.codes, *y = job.b.codes;
+  __m512 acc[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) acc[r] = _mm512_setzero_ps();
+  for (int64_t g = 0; g < job.groups; ++g) {
+    Acc group;
+    group.start(job, g);
+    for (int32_t i = 0; i < job.lines; i += U) {
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u) group.add_line(u, codes + 64 * u, x + 4 * R1 * kSteps * u, y + 4 * R2 * kSteps * u);
+      codes += 64 * U;
+      x += 4 * R1 * kSteps * U;
+      y += 4 * R2 * kSteps * U;
+    }
+    const __m512 scale_w = kP4 ? _mm512_cvtph_ps(_mm256_loadu_si256(
+                                     reinterpret_cast<const __m256i*>(job.w.scales + g * 32)))
+                               : _mm512_set1_ps(1.0f);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const float scale_a = r < R1 ? job.a.scale[g * R1 + r] : job.b.scale[g * R2 + r - R1];
+      acc[r] = _mm512_fmadd_ps(group.result(r), _mm512_mul_ps(scale_w, _mm512_set1_ps(scale_a)), acc[r]);
+    }
+  }
+  const auto mask = static_cast<__mmask16>((1u << job.w.channels) - 1u);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    if (!kP4) acc[r] = _mm512_mul_ps(acc[r], _mm512_loadu_ps(job.w.scales));
+    _mm512_mask_storeu_ps(out + r * ld_out, mask, acc[r]);
+  }
+}
+
+using Kernel = void (*)(const Job&, float*, int64_t);
+template <bool kP4>
+constexpr Kernel kKernels[kSmallRows] = {
+    panel_rows<kP4, 1, 0>, panel_rows<kP4, 2, 0>, panel_rows<kP4, 3, 0>, panel_rows<kP4, 4, 0>,
+    panel_rows<kP4, 5, 0>, panel_rows<kP4, 6, 0>, panel_rows<kP4, 7, 0>, panel_rows<kP4, 8, 0>,
+    panel_rows<kP4, 8, 1>, panel_rows<kP4, 8, 2>, panel_rows<kP4, 8, 3>, panel_rows<kP4, 8, 4>,
+    panel_rows<kP4, 8, 5>, panel_rows<kP4, 8, 6>, panel_rows<kP4, 8, 7>, panel_rows<kP4, 8, 8>};
+
+}  // namespace
+
+void int_small(const PackedMatrix& w, int32_t panel, const Activations& a, int32_t row, int32_t rows, float* out,
+               int64_t ld_out) {
+  const bool p4 = w.format == Format::P4;
+  const IntBlock first = int_block(w, a, row);
+  const IntBlock second = rows > kRowBlock ? int_block(w, a, row + kRowBlock) : first;
+  const Job job{int_panel(w, panel), first, second, w.groups(), w.group / (p4 ? 8 : 4)};
+  (p4 ? kKernels<true> : kKernels<false>)[rows - 1](job, out, ld_out);
+}
+
+void linear_int(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a, float* out,
+                int64_t ld_out, uint8_t* scratch) {
+  const int32_t tiled_rows = a.rows > kSmallRows ? a.rows / kRowBlock * kRowBlock : 0;
+  const int32_t tiled_end = panel_begin + (panel_end - panel_begin) / kTilePanels * kTilePanels;
+  for (int32_t row = 0; row < tiled_rows; row += kTileRows) {
+    const int32_t rows = tiled_rows - row < kTileRows ? tiled_rows - row : kTileRows;
+    for (int32_t p = panel_begin; p < tiled_end; p += kTilePanels) {
+      int_tile(w, p, a, row, rows, out + row * ld_out + int64_t{p - panel_begin} * kPanel, ld_out, scratch);
+    }
+  }
+  for (int32_t p = panel_begin; p < panel_end; ++p) {
+    float* column = out + int64_t{p - panel_begin} * kPanel;
+    for (int32_t row = p < tiled_end ? tiled_rows : 0; row < a.rows; row += kSmallRows) {
+      const int32_t rows = a.rows - row < kSmallRows ? a.rows - row : kSmallRows;
+      int_small(w, p, a, row, rows, column + row * ld_out, ld_out);
+    }
+  }
+}
+
+}  // namespace narrows::NARROWS_ISA_NAMESPACE
+#endif

@@ -1,0 +1,179 @@
+// The pool: one generation counter starts a run, one counter ends it, a sense-reversing barrier in between.
+// Every wait spins, then yields, then parks, so that it stays quick alone and harmless on a crowded machine.
+#include "narrows/thread_pool.h"
+
+#include <sched.h>
+
+#include <chrono>
+#include <exception>
+#include <mutex>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace narrows {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A barrier inside a step is usually microseconds away; the next step tens of microseconds (the scheduler runs in
+// between). Past that somebody else has the core, and a yielding wait lets them finish sooner.
+constexpr std::chrono::microseconds kSpin{15};
+constexpr std::chrono::microseconds kYieldBarrier{2000};
+constexpr std::chrono::microseconds kYieldIdle{150};
+constexpr int kPollsPerClock = 32;  // reading the clock costs about as much as one pause
+
+inline void cpu_relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+/// Returns once `word` differs from `old`.
+void wait_while_equal(std::atomic<uint32_t>& word, uint32_t old, std::chrono::microseconds yield_for) {
+  for (int i = 0; i < kPollsPerClock; ++i) {
+    if (word.load(std::memory_order_acquire) != old) return;
+    cpu_relax();
+  }
+  const Clock::time_point begin = Clock::now();
+  Clock::duration waited{};
+  while (waited < kSpin) {
+    for (int i = 0; i < kPollsPerClock; ++i) {
+      if (word.load(std::memory_order_acquire) != old) return;
+      cpu_relax();
+    }
+    waited = Clock::now() - begin;
+  }
+  while (waited < kSpin + yield_for) {
+    sched_yield();
+    if (word.load(std::memory_order_acquire) != old) return;
+    waited = Clock::now() - begin;
+  }
+  while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
+}
+
+/// Thrown out of a barrier that can no longer complete, because another thread has thrown.
+struct BarrierBroken {};
+
+}  // namespace
+
+struct ThreadPool::State {
+  explicit State(int num_threads) : size(num_threads) {}
+
+  void work(int thread);
+  void execute(int thread);
+  void fail(std::exception_ptr thrown);
+  void stop_and_join();
+
+  const int size;
+  std::vector<std::thread> workers;
+  std::mutex one_caller;
+  const std::function<void(int)>* body = nullptr;
+  bool stopping = false;  // published by `generation`
+  std::mutex error_mutex;
+  std::exception_ptr error;
+  std::atomic<bool> failed{false};
+  // Each on a cache line of its own: they are polled by all threads while others write their neighbours.
+  alignas(64) std::atomic<uint32_t> generation{0};
+  alignas(64) std::atomic<uint32_t> finished{0};  // counts up through all runs: workers done
+  alignas(64) std::atomic<uint32_t> phase{0};
+  alignas(64) std::atomic<int> arrived{0};
+};
+
+void ThreadPool::State::fail(std::exception_ptr thrown) {
+  {
+    const std::lock_guard lock(error_mutex);
+    if (!error) error = std::move(thrown);
+  }
+  failed.store(true, std::memory_order_relaxed);
+  phase.fetch_add(1, std::memory_order_release);  // publishes `failed`: see barrier()
+  phase.notify_all();
+}
+
+void ThreadPool::State::execute(int thread) {
+  try {
+    (*body)(thread);
+  } catch (const BarrierBroken&) {
+    // The reason is already recorded by the thread that broke it.
+  } catch (...) {
+    fail(std::current_exception());
+  }
+}
+
+void ThreadPool::State::work(int thread) {
+  uint32_t seen = 0;
+  while (true) {
+    wait_while_equal(generation, seen, kYieldIdle);
+    ++seen;
+    if (stopping) return;
+    execute(thread);
+    finished.fetch_add(1, std::memory_order_release);
+    finished.notify_all();
+  }
+}
+
+void ThreadPool::State::stop_and_join() {
+  stopping = true;
+  generation.fetch_add(1, std::memory_order_release);
+  generation.notify_all();
+  for (std::thread& worker : workers) worker.join();
+}
+
+ThreadPool::ThreadPool(int num_threads) {
+  if (num_threads < 1) throw std::invalid_argument("num_threads must be at least 1");
+  state_ = std::make_unique<State>(num_threads);
+  state_->workers.reserve(num_threads - 1);
+  try {
+    for (int i = 1; i < num_threads; ++i) state_->workers.emplace_back([s = state_.get(), i] { s->work(i); });
+  } catch (...) {
+    state_->stop_and_join();
+    throw;
+  }
+}
+
+ThreadPool::~ThreadPool() { state_->stop_and_join(); }
+
+int ThreadPool::size() const { return state_->size; }
+
+void ThreadPool::run(const std::function<void(int)>& body) {
+  State& s = *state_;
+  const std::lock_guard lock(s.one_caller);
+  s.body = &body;
+  s.error = nullptr;
+  s.failed.store(false, std::memory_order_relaxed);
+  s.arrived.store(0, std::memory_order_relaxed);
+  const uint32_t workers = static_cast<uint32_t>(s.size - 1);
+  const uint32_t target = s.finished.load(std::memory_order_relaxed) + workers;
+  if (workers > 0) {
+    s.generation.fetch_add(1, std::memory_order_release);
+    s.generation.notify_all();
+  }
+  s.execute(0);
+  for (uint32_t done = s.finished.load(std::memory_order_acquire); done != target;
+       done = s.finished.load(std::memory_order_acquire)) {
+    wait_while_equal(s.finished, done, kYieldBarrier);
+  }
+  if (s.error) std::rethrow_exception(std::exchange(s.error, nullptr));
+}
+
+void ThreadPool::barrier() {
+  State& s = *state_;
+  if (s.size == 1) return;
+  // `phase` before `failed`: whoever sees the phase that a failure has set also sees the failure, and whoever saw
+  // an older one is woken by the change.
+  const uint32_t phase = s.phase.load(std::memory_order_acquire);
+  if (s.failed.load(std::memory_order_relaxed)) throw BarrierBroken{};
+  if (s.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == s.size) {
+    s.arrived.store(0, std::memory_order_relaxed);
+    s.phase.fetch_add(1, std::memory_order_release);
+    s.phase.notify_all();
+  } else {
+    wait_while_equal(s.phase, phase, kYieldBarrier);
+  }
+  if (s.failed.load(std::memory_order_relaxed)) throw BarrierBroken{};
+}
+
+}  // namespace narrows

@@ -1,0 +1,86 @@
+// The attention stage: tasks of (part of a sequence, kv head). A task positions its queries and keys, stores keys and
+// values into their pages and, where the part is short, attends at once; long chunks attend in a second phase.
+#include "transformer_step.h"
+
+namespace narrows {
+
+void StepWorker::attention(const Layer& layer, int32_t index) {
+  const auto each_task = [&](const std::vector<PlanPart>& parts, auto&& body) {
+    std::atomic<int32_t>& counter = next_counter();
+    const int32_t tasks = static_cast<int32_t>(parts.size()) * layer.kv_heads;
+    for (int32_t t = counter.fetch_add(1, std::memory_order_relaxed); t < tasks;
+         t = counter.fetch_add(1, std::memory_order_relaxed)) {
+      body(parts[t / layer.kv_heads], t % layer.kv_heads);
+    }
+  };
+  each_task(c_.plan.store_parts, [&](const PlanPart& part, int32_t kv_head) {
+    store_part(layer, index, part, kv_head);
+    if (part.attend) attend_part(layer, index, part, kv_head);
+  });
+  if (c_.plan.attend_parts.empty()) return;
+  barrier();
+  each_task(c_.plan.attend_parts,
+            [&](const PlanPart& part, int32_t kv_head) { attend_part(layer, index, part, kv_head); });
+}
+
+void StepWorker::rotate_head(const Layer& layer, const Norm& norm, int32_t row, float* head) const {
+  if (norm.weight != nullptr) {
+    c_.kernels.rms_norm(head, norm.weight, c_.model.norm_eps, head, layer.head_dim);
+  }
+  if (layer.rope < 0) return;
+  const int32_t half = static_cast<int32_t>(c_.model.ropes[layer.rope].inv_freq.size());
+  c_.kernels.rope(head, c_.buffers.cos[layer.rope] + int64_t{row} * half,
+                  c_.buffers.sin[layer.rope] + int64_t{row} * half, half);
+}
+
+void StepWorker::store_part(const Layer& layer, int32_t index, const PlanPart& part, int32_t kv_head) {
+  const SequenceInput& sequence = c_.batch[part.sequence];
+  const int32_t heads_per_kv = layer.heads / layer.kv_heads;
+  const int64_t head_dim = layer.head_dim;
+  const int64_t block_bytes = c_.kv.block_stride(index) * (c_.kv.is_f32() ? 4 : 2);
+  uint8_t* k_pages = static_cast<uint8_t*>(c_.kv.k(index, kv_head));
+  uint8_t* v_pages = static_cast<uint8_t*>(c_.kv.v(index, kv_head));
+  for (int32_t i = 0; i < part.rows; ++i) {
+    const int32_t row = part.row + i;
+    float* qkv = c_.buffers.qkv + row * c_.buffers.qkv_ld;
+    for (int32_t h = kv_head * heads_per_kv; h < (kv_head + 1) * heads_per_kv; ++h) {
+      rotate_head(layer, layer.q_norm, row, qkv + h * head_dim);
+    }
+    float* k = qkv + (layer.heads + kv_head) * head_dim;
+    const float* v = qkv + (layer.heads + layer.kv_heads + kv_head) * head_dim;
+    rotate_head(layer, layer.k_norm, row, k);
+    const int32_t position = c_.plan.rows[row].position;
+    const int64_t offset = sequence.blocks[position / kKvBlock] * block_bytes;
+    c_.kernels.store_kv(k, v, layer.head_dim, position % kKvBlock, c_.kv.is_f32(), k_pages + offset,
+                        v_pages + offset);
+  }
+}
+
+void StepWorker::attend_part(const Layer& layer, int32_t index, const PlanPart& part, int32_t kv_head) {
+  const SequenceInput& sequence = c_.batch[part.sequence];
+  const int32_t heads_per_kv = layer.heads / layer.kv_heads;
+  const int64_t column = int64_t{kv_head} * heads_per_kv * layer.head_dim;
+  const AttentionArgs args{
+      .q = c_.buffers.qkv + part.row * c_.buffers.qkv_ld + column,
+      .q_ld = c_.buffers.qkv_ld,
+      .out = c_.buffers.attended + part.row * c_.buffers.attended_ld + column,
+      .out_ld = c_.buffers.attended_ld,
+      .k_pages = c_.kv.k(index, kv_head),
+      .v_pages = c_.kv.v(index, kv_head),
+      .block_stride = c_.kv.block_stride(index),
+      .blocks = sequence.blocks,
+      .rows = part.rows,
+      .heads = heads_per_kv,
+      .head_dim = layer.head_dim,
+      .start = sequence.start + part.first,
+      .window = layer.window,
+      .scale = layer.attention_scale,
+      .softcap = layer.attention_softcap,
+      .kv_f32 = c_.kv.is_f32(),
+      .causal = true,
+      .scratch = mine_.attention,
+  };
+  c_.kernels.attention(args);
+}
+
+}  // namespace narrows

@@ -1,0 +1,98 @@
+// From the residual stream to logits, tokens and log-probabilities, for the rows that need them.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "transformer_step.h"
+
+namespace narrows {
+namespace {
+
+/// The n largest logits as log-probabilities, best first; the lower index wins a tie.
+std::vector<TokenLogprob> best_tokens(const float* logits, int32_t vocab, float lse, int32_t n) {
+  std::vector<TokenLogprob> best;
+  best.reserve(n + 1);
+  for (int32_t i = 0; i < vocab && n > 0; ++i) {
+    if (static_cast<int32_t>(best.size()) == n && !(logits[i] > best.back().logprob)) continue;
+    const auto place = std::upper_bound(best.begin(), best.end(), logits[i],
+                                        [](float x, const TokenLogprob& t) { return x > t.logprob; });
+    best.insert(place, {i, logits[i], 0});
+    if (static_cast<int32_t>(best.size()) > n) best.pop_back();
+  }
+  for (size_t i = 0; i < best.size(); ++i) {
+    best[i].logprob -= lse;
+    best[i].rank = static_cast<int32_t>(i);
+  }
+  return best;
+}
+
+int32_t rank_of(const float* logits, int32_t vocab, int32_t token) {
+  int32_t above = 0;
+  for (int32_t i = 0; i < vocab; ++i) {
+    above += logits[i] > logits[token] || (logits[i] == logits[token] && i < token);
+  }
+  return above;
+}
+
+}  // namespace
+
+void StepWorker::head() {
+  const std::vector<PlanHeadRow>& wanted = c_.plan.head_rows;
+  const StepBuffers& b = c_.buffers;
+  for (size_t first = 0; first < wanted.size(); first += kHeadRows) {
+    const int32_t rows = static_cast<int32_t>(std::min<size_t>(kHeadRows, wanted.size() - first));
+    const RowRange mine = share(rows);
+    for (int32_t i = mine.begin; i < mine.end; ++i) {
+      const float* x = b.x + wanted[first + i].row * b.hidden_ld;
+      float* y = b.y + i * b.hidden_ld;
+      if (c_.model.final_norm.weight != nullptr) {
+        normalize(c_.model.final_norm, x, y, c_.model.hidden);
+      } else {
+        std::memcpy(y, x, c_.model.hidden * sizeof(float));
+      }
+    }
+    barrier();
+    const Activations a = input(c_.model.head, b.y, b.hidden_ld, rows);
+    linear(c_.model.head, a, {.dst = b.logits, .ld = b.logits_ld, .columns = c_.model.head.w.n});
+    barrier();
+    lap(OpGroup::head);
+    std::atomic<int32_t>& counter = next_counter();
+    for (int32_t i = counter.fetch_add(1, std::memory_order_relaxed); i < rows;
+         i = counter.fetch_add(1, std::memory_order_relaxed)) {
+      finish_logits(wanted[first + i], b.logits + i * b.logits_ld);
+    }
+    if (first + kHeadRows < wanted.size()) barrier();  // before the logits are overwritten
+    lap(OpGroup::other);
+  }
+}
+
+void StepWorker::finish_logits(const PlanHeadRow& row, float* logits) {
+  const SequenceInput& sequence = c_.batch[row.sequence];
+  const int32_t vocab = c_.model.vocab;
+  if (c_.model.final_softcap > 0) c_.kernels.softcap(logits, c_.model.final_softcap, vocab);
+  if (c_.all_logits != nullptr) {
+    std::memcpy(c_.all_logits + int64_t{row.row} * vocab, logits, vocab * sizeof(float));
+  }
+  if (sequence.targets != nullptr && sequence.targets[row.index] >= 0) score_target(row, logits);
+  if (sequence.sampler != nullptr && row.index == sequence.num_tokens - 1) {
+    c_.out[row.sequence].sampled = sequence.sampler->sample(c_.kernels, logits, vocab);  // may overwrite them
+  }
+}
+
+void StepWorker::score_target(const PlanHeadRow& row, const float* logits) {
+  const SequenceInput& sequence = c_.batch[row.sequence];
+  SequenceOutput& out = c_.out[row.sequence];
+  const int32_t token = sequence.targets[row.index];
+  float max = 0, lse = 0;
+  bool finite = false;
+  c_.kernels.log_sum_exp(logits, c_.model.vocab, &max, &lse, &finite);
+  if (!finite) {
+    out.targets[row.index] = {token, std::numeric_limits<float>::quiet_NaN(), 0};
+    return;
+  }
+  out.targets[row.index] = {token, logits[token] - lse, rank_of(logits, c_.model.vocab, token)};
+  out.target_top[row.index] = best_tokens(logits, c_.model.vocab, lse, sequence.target_top);
+}
+
+}  // namespace narrows

@@ -1,0 +1,94 @@
+// The order of the stages: embedding, layers, head. Each stage ends at a barrier.
+#include "transformer_step.h"
+
+namespace narrows {
+
+StepWorker::StepWorker(StepContext& context, int thread)
+    : c_(context),
+      thread_(thread),
+      threads_(context.pool.size()),
+      mine_(context.buffers.workers[thread]),
+      lap_begin_(std::chrono::steady_clock::now()) {}
+
+size_t max_stages(const Model& model, int32_t max_rows) {
+  constexpr size_t kLayerStages = 6;  // qkv, attention twice, out, up, down
+  constexpr size_t kHeadStages = 2;   // linear, sampling
+  return model.layers.size() * kLayerStages + (max_rows / kHeadRows + 1) * kHeadStages;
+}
+
+void StepWorker::lap(OpGroup group) {
+  if (thread_ != 0) return;
+  const auto now = std::chrono::steady_clock::now();
+  c_.op_times[static_cast<size_t>(group)] += std::chrono::duration<double>(now - lap_begin_).count();
+  lap_begin_ = now;
+}
+
+void StepWorker::run() {
+  embed();
+  for (size_t i = 0; i < c_.model.layers.size(); ++i) layer(c_.model.layers[i], static_cast<int32_t>(i));
+  head();
+}
+
+void StepWorker::layer(const Layer& layer, int32_t index) {
+  const StepBuffers& b = c_.buffers;
+  const int32_t rows = c_.plan.num_rows();
+  const Activations normed = input(layer.qkv, b.x, b.hidden_ld, rows, &layer.norm_attn);
+  linear(layer.qkv, normed, {.dst = b.qkv, .ld = b.qkv_ld, .columns = layer.qkv.w.n});
+  barrier();
+  lap(OpGroup::qkv);
+  attention(layer, index);
+  barrier();
+  lap(OpGroup::attention);
+  const Activations attended = input(layer.out, b.attended, b.attended_ld, rows);
+  if (layer.parallel_residual) {  // the MLP reads the same x, so the sum waits for it
+    linear(layer.out, attended, {.dst = b.y, .ld = b.hidden_ld, .columns = c_.model.hidden});
+    barrier();
+    lap(OpGroup::out);
+  } else {
+    finish_block(layer.out, attended, layer.post_attn, OpGroup::out);
+  }
+  mlp(layer);
+}
+
+void StepWorker::mlp(const Layer& layer) {
+  const StepBuffers& b = c_.buffers;
+  const int32_t rows = c_.plan.num_rows();
+  const Activations normed = input(layer.up, b.x, b.hidden_ld, rows, &layer.norm_mlp);
+  linear(layer.up, normed,
+         {.kind = layer.gated ? Epilogue::Kind::gate : Epilogue::Kind::activate,
+          .dst = b.mlp,
+          .ld = b.mlp_ld,
+          .columns = layer.intermediate,
+          .activation = layer.activation});
+  barrier();
+  lap(OpGroup::up);
+  const Activations active = input(layer.down, b.mlp, b.mlp_ld, rows);
+  if (layer.parallel_residual) {
+    linear(layer.down, active,
+           {.kind = Epilogue::Kind::add_both,
+            .dst = b.x,
+            .ld = b.hidden_ld,
+            .columns = c_.model.hidden,
+            .other = b.y});
+    barrier();
+    lap(OpGroup::down);
+  } else {
+    finish_block(layer.down, active, layer.post_mlp, OpGroup::down);
+  }
+}
+
+/// x += linear(input), or x += post(linear(input)): a norm needs the whole row, hence one more barrier.
+void StepWorker::finish_block(const Linear& l, const Activations& input, const Norm& post, OpGroup group) {
+  const StepBuffers& b = c_.buffers;
+  if (post.weight == nullptr) {
+    linear(l, input, {.kind = Epilogue::Kind::add, .dst = b.x, .ld = b.hidden_ld, .columns = c_.model.hidden});
+  } else {
+    linear(l, input, {.dst = b.y, .ld = b.hidden_ld, .columns = c_.model.hidden});
+    barrier();
+    add_normalized(post);
+  }
+  barrier();
+  lap(group);
+}
+
+}  // namespace narrows

@@ -1,0 +1,118 @@
+// One linear layer over the threads: static slices of panels, a shared tail, and what happens to finished tiles.
+#include <algorithm>
+#include <cstring>
+
+#include "transformer_step.h"
+
+namespace narrows {
+namespace {
+
+// Three quarters of a stage are dealt out beforehand (long contiguous reads), the rest goes to whoever is free: a
+// thread that lost its core delays the others by one unit at most.
+constexpr int32_t kStaticNumerator = 3, kStaticDenominator = 4;
+constexpr int32_t kDirectRows = 16;  // up to here rows are written straight to a wide enough destination
+
+/// Panels per unit of work: small matrices need small units to be shared evenly.
+int32_t unit_panels(int32_t panels, int threads) {
+  return panels >= 4 * kTilePanels * threads ? kTilePanels : 2;
+}
+
+/// Rows [rows.begin, rows.end) of `a`; begin is a multiple of kRowBlock, and so is end or it is the last row.
+Activations slice(const PackedMatrix& w, Activations a, RowRange rows) {
+  a.rows = rows.end - rows.begin;
+  if (a.f32 != nullptr) a.f32 += rows.begin * a.ld;
+  if (a.group > 0) {
+    a.codes += rows.begin * w.padded_k();
+    a.scale += rows.begin * w.groups();
+    a.sum += rows.begin * w.groups();
+  }
+  return a;
+}
+
+}  // namespace
+
+void StepWorker::linear(const Linear& linear, const Activations& input, const Epilogue& epilogue) {
+  const int32_t panels = linear.w.panels();
+  const int32_t unit = unit_panels(panels, threads_);
+  const int32_t units = (panels + unit - 1) / unit;
+  const int32_t share = threads_ == 1 ? units : units * kStaticNumerator / kStaticDenominator / threads_;
+  linear_panels(linear, input, epilogue, std::min(panels, thread_ * share * unit),
+                std::min(panels, (thread_ + 1) * share * unit));
+  std::atomic<int32_t>& counter = next_counter();
+  for (int32_t u = threads_ * share + counter.fetch_add(1, std::memory_order_relaxed); u < units;
+       u = threads_ * share + counter.fetch_add(1, std::memory_order_relaxed)) {
+    linear_panels(linear, input, epilogue, u * unit, std::min(panels, (u + 1) * unit));
+  }
+}
+
+void StepWorker::linear_panels(const Linear& linear, const Activations& input, const Epilogue& epilogue,
+                               int32_t begin, int32_t end) {
+  const int32_t block_rows = std::min(input.rows, kTileRows);
+  const int32_t step = kTileFloats / (block_rows * kPanel) / kTilePanels * kTilePanels;
+  const bool direct = epilogue.kind == Epilogue::Kind::store && linear.bias == nullptr &&
+                      input.rows <= kDirectRows && epilogue.ld >= int64_t{linear.w.panels()} * kPanel;
+  for (int32_t p = begin; p < end; p += step) {
+    const int32_t p_end = std::min(end, p + step);
+    const int64_t ld = int64_t{p_end - p} * kPanel;
+    for (int32_t row = 0; row < input.rows; row += kTileRows) {
+      const RowRange rows{row, std::min(input.rows, row + kTileRows)};
+      const Activations a = slice(linear.w, input, rows);
+      if (direct) {
+        c_.kernels.linear(linear.w, p, p_end, a, epilogue.dst + int64_t{p} * kPanel, epilogue.ld, mine_.linear);
+        continue;
+      }
+      c_.kernels.linear(linear.w, p, p_end, a, mine_.tile, ld, mine_.linear);
+      if (epilogue.kind == Epilogue::Kind::gate) {
+        finish_gate(linear, epilogue, rows, p, p_end);
+      } else {
+        finish_tile(linear, epilogue, rows, p, p_end);
+      }
+    }
+  }
+}
+
+void StepWorker::finish_tile(const Linear& linear, const Epilogue& e, RowRange rows, int32_t panel_begin,
+                             int32_t panel_end) {
+  const int32_t width = (panel_end - panel_begin) * kPanel;
+  const int64_t column = int64_t{panel_begin} * kPanel;
+  const int32_t count = static_cast<int32_t>(std::min<int64_t>(width, e.columns - column));
+  for (int32_t row = rows.begin; row < rows.end; ++row) {
+    float* y = mine_.tile + int64_t{row - rows.begin} * width;
+    float* dst = e.dst + row * e.ld + column;
+    if (linear.bias != nullptr) c_.kernels.add(y, linear.bias + column, count);
+    switch (e.kind) {
+      case Epilogue::Kind::add_both:
+        c_.kernels.add(y, e.other + row * e.ld + column, count);
+        c_.kernels.add(dst, y, count);
+        break;
+      case Epilogue::Kind::add: c_.kernels.add(dst, y, count); break;
+      case Epilogue::Kind::activate:
+        // Whole panels: an element's value may not depend on where a vector loop ends.
+        c_.kernels.activate(e.activation, y, width);
+        std::memcpy(dst, y, count * sizeof(float));
+        break;
+      case Epilogue::Kind::store:
+      case Epilogue::Kind::gate: std::memcpy(dst, y, count * sizeof(float)); break;
+    }
+  }
+}
+
+void StepWorker::finish_gate(const Linear& linear, const Epilogue& e, RowRange rows, int32_t panel_begin,
+                             int32_t panel_end) {
+  const int32_t pairs = (panel_end - panel_begin) / 2;
+  const int32_t width = pairs * kPanel;
+  const int64_t column = int64_t{panel_begin} / 2 * kPanel;
+  const int32_t count = static_cast<int32_t>(std::min<int64_t>(width, e.columns - column));
+  for (int32_t row = rows.begin; row < rows.end; ++row) {
+    float* y = mine_.tile + int64_t{row - rows.begin} * 2 * width;
+    if (linear.bias != nullptr) c_.kernels.add(y, linear.bias + int64_t{panel_begin} * kPanel, 2 * width);
+    for (int32_t pair = 0; pair < pairs; ++pair) {
+      std::memcpy(mine_.gate + pair * kPanel, y + 2 * pair * kPanel, kPanel * sizeof(float));
+      std::memcpy(mine_.up + pair * kPanel, y + (2 * pair + 1) * kPanel, kPanel * sizeof(float));
+    }
+    c_.kernels.activate_gated(e.activation, mine_.gate, mine_.up, mine_.gate, width);
+    std::memcpy(e.dst + row * e.ld + column, mine_.gate, count * sizeof(float));
+  }
+}
+
+}  // namespace narrows

@@ -1,0 +1,117 @@
+// One thread's way through a step. Every thread runs the same StepWorker::run() and meets the others at barriers;
+// within a stage they share the work by static slices and atomic counters. Which thread computes what never changes
+// a bit of the result: sums are never split.
+#pragma once
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "narrows/transformer.h"
+#include "transformer_buffers.h"
+#include "transformer_plan.h"
+
+namespace narrows {
+
+/// Next unit of work of one stage; a cache line each.
+struct alignas(64) StageCounter {
+  std::atomic<int32_t> next{0};
+};
+
+/// What the threads of a step share.
+struct StepContext {
+  const Model& model;
+  const Kernels& kernels;
+  ThreadPool& pool;
+  StepBuffers& buffers;
+  const StepPlan& plan;
+  const std::vector<SequenceInput>& batch;
+  KvPages& kv;
+  std::vector<SequenceOutput>& out;
+  float* all_logits;
+  std::vector<StageCounter>& counters;  // zero at the start of a step
+  std::array<double, kOpGroups>& op_times;
+};
+
+/// What becomes of a tile of linear outputs (after the bias).
+struct Epilogue {
+  enum class Kind : uint8_t {
+    store,     // dst = y
+    add,       // dst += y
+    add_both,  // dst += y + other
+    activate,  // dst = f(y)
+    gate,      // dst = f(gate) * up, panels interleaved
+  };
+  Kind kind = Kind::store;
+  float* dst = nullptr;
+  int64_t ld = 0;
+  int32_t columns = 0;  // of dst
+  const float* other = nullptr;  // same ld as dst
+  ActivationKind activation = ActivationKind::silu;
+};
+
+struct RowRange {
+  int32_t begin = 0, end = 0;
+};
+
+class StepWorker {
+ public:
+  StepWorker(StepContext& context, int thread);
+  void run();
+
+ private:
+  // transformer_layer.cpp
+  void layer(const Layer& layer, int32_t index);
+  void mlp(const Layer& layer);
+  void finish_block(const Linear& linear, const Activations& input, const Norm& post, OpGroup group);
+
+  // transformer_input.cpp: rows into and between the linears
+  void embed();
+  void embed_row(int32_t row);
+  void rope_angles(int32_t row);
+  void normalize(const Norm& norm, const float* x, float* out, int32_t n) const;
+  void add_normalized(const Norm& norm);
+  Activations input(const Linear& linear, const float* x, int64_t ld, int32_t rows, const Norm* norm = nullptr);
+
+  // transformer_linear.cpp
+  void linear(const Linear& linear, const Activations& input, const Epilogue& epilogue);
+  void linear_panels(const Linear& linear, const Activations& input, const Epilogue& epilogue, int32_t begin,
+                     int32_t end);
+  void finish_tile(const Linear& linear, const Epilogue& epilogue, RowRange rows, int32_t panel_begin,
+                   int32_t panel_end);
+  void finish_gate(const Linear& linear, const Epilogue& epilogue, RowRange rows, int32_t panel_begin,
+                   int32_t panel_end);
+
+  // transformer_attention.cpp
+  void attention(const Layer& layer, int32_t index);
+  void store_part(const Layer& layer, int32_t index, const PlanPart& part, int32_t kv_head);
+  void rotate_head(const Layer& layer, const Norm& norm, int32_t row, float* head) const;
+  void attend_part(const Layer& layer, int32_t index, const PlanPart& part, int32_t kv_head);
+
+  // transformer_head.cpp
+  void head();
+  void finish_logits(const PlanHeadRow& row, float* logits);
+  void score_target(const PlanHeadRow& row, const float* logits);
+
+  /// The rows this thread takes of `rows`, in whole row blocks where there are many.
+  RowRange share(int32_t rows) const;
+  /// The counter of the next stage; all threads ask in the same order.
+  std::atomic<int32_t>& next_counter() { return c_.counters[stage_++].next; }
+  void barrier() { c_.pool.barrier(); }
+  /// Books the time since the last call (thread 0 only).
+  void lap(OpGroup group);
+
+  StepContext& c_;
+  const int thread_;
+  const int threads_;
+  WorkerBuffers& mine_;
+  size_t stage_ = 0;
+  std::chrono::steady_clock::time_point lap_begin_;
+};
+
+/// Upper bound of the stage counters a step uses.
+size_t max_stages(const Model& model, int32_t max_rows);
+
+}  // namespace narrows

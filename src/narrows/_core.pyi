@@ -1,0 +1,165 @@
+"""The native core as Python sees it (cpp/bindings). Arguments are checked here, once; the GIL is released in long calls.
+
+Wrong arguments raise ValueError or TypeError naming the argument; a forced but missing instruction set RuntimeError.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+LAYOUT_VERSION: int
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Weights = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]  # uint16 = bf16 bits
+
+def isa() -> str:
+    """The selected instruction set: generic, avx2 or avx512vnni (forced by NARROWS_ISA)."""
+
+def available_isas() -> list[str]: ...
+def effective_cpus() -> int:
+    """min(affinity, cgroup quota, physical cores)."""
+
+class ThreadPool:
+    def __init__(self, num_threads: int) -> None: ...
+    @property
+    def size(self) -> int: ...
+
+def packed_bytes(*, format: str, n: int, k: int, group: int = 0, has_zero: bool = False) -> int:
+    """Bytes of a packed matrix. format: f32 | f16 | bf16 | p8 | p4."""
+
+def pack(
+    sources: Sequence[Weights],
+    dst: Bytes,
+    *,
+    format: str,
+    group: int,
+    has_zero: bool,
+    interleave: bool,
+    pool: ThreadPool,
+) -> tuple[int, float]:
+    """Packs 2-D row-major sources, stacked or interleaved, into dst. Returns (non-finite values seen, max |w|)."""
+
+def unpack(data: Bytes, *, format: str, n: int, k: int, group: int = 0, has_zero: bool = False) -> Floats:
+    """The whole matrix [n, k] in float: for tests and quality checks."""
+
+def checksum(data: Bytes, pool: ThreadPool) -> int: ...
+def read_bandwidth(num_bytes: int, repeats: int, pool: ThreadPool) -> float:
+    """GB/s (1e9 bytes) at which the pool reads memory, best of repeats."""
+
+def int8_peak(seconds: float, pool: ThreadPool) -> float:
+    """int8 multiply-accumulates per second (1e9) of all threads of the pool together, registers only."""
+
+def linear(
+    data: Bytes, x: Floats, *, format: str, n: int, group: int = 0, has_zero: bool = False, isa: str = "", pool: ThreadPool | None = None
+) -> Floats:
+    """x [rows, k] @ W.T -> [rows, n] through the named (default: selected) instruction set: for tests and benchmarks."""
+
+class Norm:
+    def __init__(self, weight: Floats | None = None, bias: Floats | None = None) -> None: ...
+
+class Linear:
+    """A packed matrix and its bias; keeps the arrays alive."""
+
+    def __init__(
+        self, data: Bytes, *, format: str, n: int, k: int, group: int = 0, has_zero: bool = False, bias: Floats | None = None
+    ) -> None: ...
+
+class Layer:
+    def __init__(
+        self,
+        *,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        intermediate: int,
+        window: int,
+        rope: int,  # -1: none
+        attention_scale: float,
+        attention_softcap: float,
+        gated: bool,
+        activation: str,
+        parallel_residual: bool,
+        qkv: Linear,
+        out: Linear,
+        up: Linear,
+        down: Linear,
+        norm_attn: Norm | None = None,
+        norm_mlp: Norm | None = None,
+        post_attn: Norm | None = None,
+        post_mlp: Norm | None = None,
+        q_norm: Norm | None = None,
+        k_norm: Norm | None = None,
+    ) -> None: ...
+
+class Model:
+    """Checks that every size fits every other: ValueError names the layer and the tensor."""
+
+    def __init__(
+        self,
+        *,
+        hidden: int,
+        vocab: int,
+        max_positions: int,
+        norm: str,  # rms | layer
+        norm_eps: float,
+        embedding_scale: float,
+        final_softcap: float,
+        ropes: Sequence[tuple[Floats, float]],  # (inv_freq, attention_factor)
+        layers: Sequence[Layer],
+        embedding: Linear | Weights,  # packed, or row-major [vocab, hidden]
+        position_rows: Floats | None,
+        final_norm: Norm | None,
+        head: Linear,
+    ) -> None: ...
+
+class KvPages:
+    def __init__(self, model: Model, num_blocks: int, f32: bool = False) -> None: ...
+    @property
+    def num_blocks(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @staticmethod
+    def block_bytes(model: Model, f32: bool = False) -> int: ...
+
+class Sampler:
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        seed: int = 0,
+        logit_bias: Sequence[tuple[int, float]] = (),
+        top_logprobs: int = -1,
+        min_tokens: int = 0,
+        stop_token_ids: Sequence[int] = (),
+        prompt_ids: Sequence[int] = (),
+    ) -> None: ...
+    def sample(self, logits: Floats) -> tuple[int, float, list[tuple[int, float]]]:
+        """(token, logprob, n best) for one row of logits: for tests."""
+    def accept(self, token_id: int) -> None: ...
+
+# One sequence of a step: (token_ids, start, block_ids, sampler or None, targets, target_top)
+SequenceInput = tuple[Sequence[int], int, Sequence[int], Sampler | None, Sequence[int], int]
+# (token or -1 if not finite or None if no sampler, logprob, [(token, logprob)], [(logprob, [(token, logprob)]) per target row])
+SequenceOutput = tuple[int | None, float, list[tuple[int, float]], list[tuple[float, list[tuple[int, float]]]]]
+
+class Transformer:
+    def __init__(self, model: Model, pool: ThreadPool, max_step_tokens: int, isa: str = "") -> None: ...
+    def step(self, kv: KvPages, sequences: Sequence[SequenceInput]) -> list[SequenceOutput]:
+        """Runs one step and records sampled tokens in their samplers. ValueError for any id, block or size out of range."""
+    def step_logits(self, kv: KvPages, sequences: Sequence[SequenceInput]) -> Floats:
+        """As step, but returns the logits of every row [rows, vocab] and samples nothing: for tests and quality."""
+    @property
+    def max_step_tokens(self) -> int: ...
+    @property
+    def weight_bytes_per_step(self) -> int: ...
+    @property
+    def scratch_bytes(self) -> int: ...
+    def op_times(self) -> dict[str, float]:
+        """Seconds spent per op group by thread 0 since the last call: attention, qkv, out, up, down, head, other."""

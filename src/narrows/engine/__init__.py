@@ -1,0 +1,1 @@
+"""Runs requests: queue, KV blocks, steps, text. Callers speak to client.EngineClient; see local.LLM."""

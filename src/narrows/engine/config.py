@@ -1,0 +1,27 @@
+"""Settings of an engine, as one frozen value checked when it is made.
+
+Knows nothing of models: what the runner dictates (block size, context) comes from RunnerInfo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from narrows.errors import InvalidConfig
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    max_running: int = 64  # requests in one step
+    max_waiting: int = 256  # requests queued beyond those
+    max_context: int | None = None  # None: what the runner allows
+    # Prompt tokens in a step that also carries decode rows. On a CPU a step's time grows with its rows, so
+    # this bounds how long a running stream waits for its next token while another prompt is read.
+    prefill_chunk: int = 128
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_running", 1), ("max_waiting", 0), ("prefill_chunk", 1)):
+            if getattr(self, name) < least:
+                raise InvalidConfig(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.max_context is not None and self.max_context < 2:
+            raise InvalidConfig(f"max_context is {self.max_context}; it must be at least 2, or None")

@@ -1,0 +1,233 @@
+"""Runs requests on a runner, step by step: schedule, run, commit, and the text that comes of it.
+
+Inputs: tickets (checked requests). Outputs: per step the chunks and errors, each with its request's id.
+Single-threaded: worker.py gives it a thread and carries its outputs to readers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+from narrows.engine.client import Chunk, EngineInfo, Timing, TokenRecord
+from narrows.engine.config import EngineConfig
+from narrows.engine.detokenize import Vocabulary
+from narrows.engine.output import OutputRules, OutputText, prompt_records
+from narrows.engine.request import GenerationRequest, Request, RequestLimits, make_request
+from narrows.engine.scheduler import Scheduler
+from narrows.engine.step import Runner, Sampled, Step
+from narrows.engine.stopper import make_automaton
+from narrows.errors import InvalidModel, NarrowsError
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A request that has passed every check, ready to be added."""
+
+    request: Request
+    text: OutputText
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a request gave in a step: a chunk or, as its end, an error."""
+
+    request_id: int
+    chunk: Chunk | None = None
+    error: NarrowsError | None = None
+
+    @property
+    def is_last(self) -> bool:
+        return self.chunk is None or self.chunk.finish_reason is not None
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """Sums since the start; written by the engine's thread, read by any."""
+
+    steps: int = 0
+    sequences: int = 0
+    step_tokens: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    stopped: int = 0
+    reached_length: int = 0
+    aborted: int = 0
+    failed: int = 0
+    run_s: float = 0.0
+
+
+class Engine:
+    """Owns the scheduler and the runner, and the text of every request under way."""
+
+    def __init__(
+        self, runner: Runner, vocabulary: Vocabulary, *, eos_ids: frozenset[int], config: EngineConfig
+    ) -> None:
+        info = runner.info
+        self.counters = EngineCounters()
+        self.scheduler = Scheduler(info, config)
+        # One request always fits into the pool, so the oldest can always go on.
+        max_context = min(
+            info.max_context, info.num_blocks * info.block_size, config.max_context or info.max_context
+        )
+        self.info = EngineInfo(
+            vocab_size=info.vocab_size,
+            max_context=max_context,
+            max_running=min(config.max_running, info.max_step_tokens),
+            max_waiting=config.max_waiting,
+            block_size=info.block_size,
+            num_blocks=info.num_blocks,
+            weight_bytes_per_step=info.weight_bytes_per_step,
+            kv_bytes_per_token=info.kv_bytes_per_token,
+            description=dict(info.description),
+        )
+        known_eos_ids = frozenset(token_id for token_id in eos_ids if token_id < info.vocab_size)
+        self._limits = RequestLimits(info.vocab_size, max_context, known_eos_ids)
+        self._runner = runner
+        self._vocabulary = vocabulary
+        self._texts: dict[int, OutputText] = {}
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work
+
+    def prepare(self, request_id: int, asked: GenerationRequest) -> Ticket:
+        """Checks a request; raises InvalidRequest or ContextTooLong. Changes nothing: any thread may."""
+        request = make_request(request_id, asked, self._limits)
+        request.arrived_s = perf_counter()
+        rules = OutputRules(make_automaton(asked.stop), asked.include_stop_text, request.params.min_tokens)
+        return Ticket(request, OutputText(self._vocabulary, rules))
+
+    def add(self, ticket: Ticket) -> None:
+        self._texts[ticket.request.request_id] = ticket.text
+        self.scheduler.add(ticket.request)
+
+    def abort(self, request_id: int) -> Output | None:
+        """Ends a request between two steps: its blocks are free at once. None where it has ended already."""
+        request = self.scheduler.get(request_id)
+        if request is None:
+            return None
+        self.scheduler.finish(request, "abort")
+        return Output(request_id, self._last_chunk(request, "", ()))
+
+    def step(self) -> list[Output]:
+        """Runs one step; there is work. An exception means that the engine is broken."""
+        began_s = perf_counter()
+        step = self.scheduler.schedule()
+        self._introduce(began_s)
+        run_began_s = perf_counter()
+        result = self._runner.run(step)
+        ran_s = perf_counter()
+        self._count(step, ran_s - run_began_s)
+        outputs = (
+            self._output(request, sampled, ran_s) for request, sampled in self.scheduler.commit(step, result)
+        )
+        return [output for output in outputs if output is not None]
+
+    def check_idle(self) -> None:
+        """Without work every block is free and nothing is left of any request; else InternalError."""
+        self.scheduler.check_integrity()
+
+    def close(self) -> None:
+        self._runner.close()
+
+    def _introduce(self, now_s: float) -> None:
+        """Requests in their first step get their sampling state, which a preemption leaves alone."""
+        for request in self.scheduler.admitted:
+            request.admitted_s = now_s
+            self.counters.prompt_tokens += request.num_prompt
+            self._runner.add(request.request_id, request.params, tuple(request.token_ids))
+
+    def _output(self, request: Request, sampled: Sampled | None, now_s: float) -> Output | None:
+        """The text that a token brought; None where there is nothing to show yet."""
+        if sampled is not None and sampled.token_id < 0:
+            return self._not_finite(request)
+        text, tokens = self._read(request, sampled, now_s)
+        if request.finish_reason is not None:
+            return Output(request.request_id, self._last_chunk(request, text, tokens))
+        prompt_tokens = self._prompt_tokens(request)
+        if text or prompt_tokens:
+            return Output(request.request_id, Chunk(text, tokens, prompt_tokens))
+        return None
+
+    def _read(
+        self, request: Request, sampled: Sampled | None, now_s: float
+    ) -> tuple[str, tuple[TokenRecord, ...]]:
+        """Feeds the token to the text, and ends the request where a stop string is complete."""
+        output = self._texts[request.request_id]
+        text: str = ""
+        tokens: tuple[TokenRecord, ...] = ()
+        if sampled is not None:
+            self.counters.output_tokens += 1
+            request.last_token_s = now_s
+            if request.first_token_s is None:
+                request.first_token_s = now_s
+            if request.finish_reason != "stop":  # an end token is no part of the text
+                text, tokens = output.feed(sampled)
+        if request.finish_reason is not None and output.stopped_by is None:
+            tail, tail_tokens = output.finish()
+            text, tokens = text + tail, tokens + tail_tokens
+        if output.stopped_by is not None:
+            self.scheduler.finish(request, "stop", output.stopped_by)
+        return text, tokens
+
+    def _prompt_tokens(self, request: Request) -> tuple[TokenRecord, ...]:
+        """With the first chunk, which comes with the first token even if its text is held back."""
+        if request.prompt_top is None or request.num_output > 1 or request.finish_reason == "abort":
+            return ()
+        prompt_ids = request.token_ids[: request.num_prompt]
+        return prompt_records(prompt_ids, request.prompt_logprobs, self._vocabulary)
+
+    def _last_chunk(self, request: Request, text: str, tokens: tuple[TokenRecord, ...]) -> Chunk:
+        self._forget(request)
+        if request.finish_reason == "stop":
+            self.counters.stopped += 1
+        elif request.finish_reason == "length":
+            self.counters.reached_length += 1
+        else:
+            self.counters.aborted += 1
+        return Chunk(
+            text=text,
+            tokens=tokens,
+            prompt_tokens=self._prompt_tokens(request),
+            finish_reason=request.finish_reason,
+            stop_reason=request.stop_reason,
+            timing=_timing(request, perf_counter()),
+        )
+
+    def _not_finite(self, request: Request) -> Output:
+        self._forget(request)
+        self.counters.failed += 1
+        error = InvalidModel(
+            f"the model's output was not finite (NaN or infinite) at token {request.num_total}; "
+            "its weights are damaged or overflow: check the checkpoint, or load it with --weights bf16"
+        )
+        return Output(request.request_id, error=error)
+
+    def _forget(self, request: Request) -> None:
+        del self._texts[request.request_id]
+        if request.admitted_s is not None:
+            self._runner.remove(request.request_id)
+
+    def _count(self, step: Step, run_s: float) -> None:
+        counters = self.counters
+        counters.steps += 1
+        counters.sequences += len(step.sequences)
+        counters.step_tokens += step.num_tokens
+        counters.run_s += run_s
+
+
+def _timing(request: Request, now_s: float) -> Timing:
+    admitted_s = now_s if request.admitted_s is None else request.admitted_s
+    first_s = request.first_token_s
+    last_s = request.last_token_s
+    return Timing(
+        num_prompt=request.num_prompt,
+        num_output=request.num_output,
+        num_preempted=request.num_preempted,
+        queue_s=admitted_s - request.arrived_s,
+        prefill_s=(now_s if first_s is None else first_s) - admitted_s,
+        decode_s=0.0 if first_s is None or last_s is None else last_s - first_s,
+        ttft_s=0.0 if first_s is None else first_s - request.arrived_s,
+        total_s=now_s - request.arrived_s,
+    )

@@ -1,0 +1,95 @@
+"""Chat templates: a conversation written out the way a model was trained to read it.
+
+In: the Jinja text from tokenizer_config.json or chat_template.jinja. Out: the prompt's text. Templates come with
+models, so they run in a sandbox; what goes wrong inside is the request's error. Knows no tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+from narrows.errors import InvalidModel, InvalidRequest
+
+
+def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
+    """chat_template.jinja, or tokenizer_config.json's chat_template (one text, or several with names)."""
+    file = folder / "chat_template.jinja"
+    if file.exists():
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidModel(f"{file} cannot be read ({error}); download it again") from error
+    value = tokenizer_config.get("chat_template")
+    if isinstance(value, list):
+        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
+        value = named.get("default")
+    if value is not None and not isinstance(value, str):
+        raise InvalidModel(f"{folder / 'tokenizer_config.json'}: chat_template is neither a text nor a list of named ones")
+    return value
+
+
+class ChatTemplate:
+    """A compiled template. `names` are the special tokens it may write, such as bos_token."""
+
+    def __init__(self, text: str, names: Mapping[str, str]) -> None:
+        self._text = text
+        self._names = dict(names)
+        self._template: Any = None
+
+    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The conversation as text; raises InvalidRequest with the template's own words where it refuses."""
+        from jinja2 import TemplateError  # with the first conversation: importing jinja2 costs 40 ms
+
+        try:
+            if self._template is None:
+                self._template = _compile(self._text)
+            rendered = self._template.render(
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
+                **self._names,
+            )
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise InvalidRequest(
+                f"the model's chat template refused these messages: {error}", param="messages"
+            ) from error
+        except RecursionError as error:
+            raise InvalidRequest("the model's chat template does not end on these messages", param="messages") from error
+        return str(rendered)
+
+
+def _compile(text: str) -> Any:
+    from jinja2 import TemplateError, nodes
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class GenerationTag(Extension):
+        """{% generation %} marks what a model wrote, for training; here it only stands around its text."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> nodes.Node | list[nodes.Node]:
+            next(parser.stream)
+            body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return body
+
+    def raise_exception(message: str) -> NoReturn:
+        raise TemplateError(message)
+
+    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+        # Jinja's own filter escapes HTML, which no model was trained on.
+        known = {name: options[name] for name in ("separators", "sort_keys") if name in options}
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **known)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
+    return environment.from_string(text)

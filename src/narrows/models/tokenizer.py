@@ -1,0 +1,186 @@
+"""Text to token ids and back, for one model folder.
+
+In: tokenizer.json, tokenizer_config.json, generation_config.json. Out: Tokenizer: ids, exact token bytes, end tokens,
+the conversation template. Encodes as transformers' fast tokenizers do. Knows no model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.processors import TemplateProcessing
+
+from narrows.errors import InvalidModel, InvalidRequest
+from narrows.models.chat_template import ChatTemplate, read_chat_template
+from narrows.models.config import read_json
+from narrows.models.token_bytes import TokenDecoder, make_token_decoder
+
+TOKEN_NAMES: Final = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+
+class Tokenizer:
+    """Thread-safe: encoding holds no state, and the byte cache only ever gains equal entries."""
+
+    def __init__(
+        self,
+        fast: FastTokenizer,
+        decoder: TokenDecoder,
+        *,
+        eos_ids: frozenset[int],
+        bos_id: int | None,
+        vocab_limit: int | None,
+        template: ChatTemplate | None,
+    ) -> None:
+        self._fast = fast
+        self._decoder = decoder
+        self._template = template
+        self._limit = fast.get_vocab_size() if vocab_limit is None else vocab_limit
+        self._bytes: dict[int, bytes] = {}
+        self.eos_ids = eos_ids
+        self.bos_id = bos_id
+        self.special_ids = frozenset(i for i, token in fast.get_added_tokens_decoder().items() if token.special)
+        self.strips_leading_space = decoder.strips_leading_space
+
+    @classmethod
+    def from_folder(cls, folder: Path, *, vocab: int | None = None) -> Tokenizer:
+        """Reads a folder. `vocab` is the size of the model's embedding: ids beyond it are refused."""
+        fast = _read_fast(folder)
+        _check_size(folder, fast, vocab)
+        settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+        names = _special_names(settings)
+        _apply_bos_and_eos(fast, settings, names, folder)
+        text = read_chat_template(folder, settings)
+        state = fast.decoder.__getstate__() if fast.decoder is not None else b"null"
+        return cls(
+            fast,
+            make_token_decoder(json.loads(state), str(folder / "tokenizer.json")),
+            eos_ids=_eos_ids(folder, fast, names),
+            bos_id=fast.token_to_id(names["bos_token"]) if "bos_token" in names else None,
+            vocab_limit=vocab,
+            template=None if text is None else ChatTemplate(text, names),
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below this number."""
+        return self._limit
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._template is not None
+
+    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Token ids; `add_special` adds what the model expects around a text, such as a begin token."""
+        try:
+            ids: list[int] = self._fast.encode(text, add_special_tokens=add_special).ids
+        except (UnicodeEncodeError, TypeError) as error:
+            raise InvalidRequest("the text holds characters that are not valid Unicode (lone surrogates)") from error
+        if ids and max(ids) >= self._limit:
+            token = self._fast.id_to_token(max(ids))
+            raise InvalidRequest(
+                f"the text holds {token!r}, token {max(ids)}, but this model's vocabulary ends at {self._limit - 1}"
+            )
+        return ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens; special tokens are left out, incomplete characters become U+FFFD."""
+        text = b"".join(map(self.token_bytes, token_ids)).decode("utf-8", "replace")
+        return text[1:] if self.strips_leading_space and text.startswith(" ") else text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes a token adds to a text: b"" for special tokens and ids the tokenizer does not know."""
+        known = self._bytes.get(token_id)
+        if known is None:
+            special = token_id in self.special_ids or not 0 <= token_id < self._limit
+            token = None if special else self._fast.id_to_token(token_id)
+            known = b"" if token is None else self._decoder.to_bytes(token)
+            self._bytes[token_id] = known
+        return known
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its exact text."""
+        found: int | None = self._fast.token_to_id(token)
+        return found
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """The conversation as the model was trained to read it, special tokens spelled out."""
+        if self._template is None:
+            raise InvalidRequest(
+                "this model has no chat template; use /v1/completions, or add chat_template.jinja to its folder",
+                param="messages",
+            )
+        return self._template.render(messages, add_generation_prompt=add_generation_prompt)
+
+
+def _read_fast(folder: Path) -> FastTokenizer:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise InvalidModel(
+            f"{path} is missing; where the folder has tokenizer.model or vocab.json instead, convert it: python -c "
+            "\"from transformers import AutoTokenizer as T; T.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
+        )
+    try:
+        fast = FastTokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise InvalidModel(f"{path} is damaged or of an unknown format ({error}); download it again") from error
+    fast.no_truncation()  # a prompt is never cut or padded behind the caller's back
+    fast.no_padding()
+    return fast
+
+
+def _check_size(folder: Path, fast: FastTokenizer, vocab: int | None) -> None:
+    """A few added tokens may lie beyond the embedding (Gemma 3's image token); the vocabulary itself may not."""
+    size = fast.get_vocab_size(with_added_tokens=False)
+    if vocab is not None and size > vocab:
+        raise InvalidModel(
+            f"{folder / 'tokenizer.json'} has {size} tokens but the model's embedding has {vocab} rows; "
+            "the files do not belong together"
+        )
+
+
+def _special_names(settings: Mapping[str, Any]) -> dict[str, str]:
+    names = {}
+    for name in TOKEN_NAMES:
+        value = settings.get(name)
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str):
+            names[name] = text
+    return names
+
+
+def _apply_bos_and_eos(
+    fast: FastTokenizer, settings: Mapping[str, Any], names: Mapping[str, str], folder: Path
+) -> None:
+    """add_bos_token and add_eos_token, where given, replace the post-processor of tokenizer.json."""
+    if settings.get("add_bos_token") is None and settings.get("add_eos_token") is None:
+        return
+    parts, special = ["$A"], []
+    for key, name, place in (("add_bos_token", "bos_token", 0), ("add_eos_token", "eos_token", 2)):
+        if not settings.get(key) or name not in names:
+            continue
+        token_id = fast.token_to_id(names[name])
+        if token_id is None:
+            raise InvalidModel(f"{folder / 'tokenizer_config.json'}: {name} {names[name]!r} is not in tokenizer.json")
+        parts.insert(place, names[name])
+        special.append((names[name], token_id))
+    fast.post_processor = TemplateProcessing(single=parts, special_tokens=special)
+
+
+def _eos_ids(folder: Path, fast: FastTokenizer, names: Mapping[str, str]) -> frozenset[int]:
+    """Every token that ends an answer, by generation_config.json (else config.json) and the tokenizer."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        value = read_json(folder / name).get("eos_token_id") if (folder / name).exists() else None
+        if value is None:
+            continue
+        ids = value if isinstance(value, list) else [value]
+        if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
+            raise InvalidModel(f"{folder / name}: eos_token_id is {value!r}; it must be a token id or a list of them")
+        found.update(ids)
+        break
+    token_id = fast.token_to_id(names["eos_token"]) if "eos_token" in names else None
+    return frozenset(found if token_id is None else found | {token_id})

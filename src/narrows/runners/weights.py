@@ -1,0 +1,162 @@
+"""Packs a checkpoint by a plan, into the cache file or into memory, and hands out the packed tensors.
+
+In: PackPlan, checkpoint, thread pool. Out: PackedWeights, looked up by LinearSpec, NormSpec or tensor. Packing streams:
+beside the packed bytes only one tensor is in memory. Knows nothing of layers.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from narrows import _core
+from narrows.errors import InvalidModel
+from narrows.kernels.cache import CacheEntry, cache_entry, cache_folder, cache_writer, map_cache
+from narrows.kernels.formats import PANEL, round_up
+from narrows.kernels.packing import LAYOUT_VERSION, Bytes, make_linear, pack_matrix
+from narrows.models.checkpoint import Checkpoint, all_finite, widen
+from narrows.models.spec import LinearSpec, NormSpec, TensorSlice
+from narrows.runners.plan import PackPlan, PlannedMatrix, PlannedVector
+
+log = logging.getLogger(__name__)
+Floats = npt.NDArray[np.float32]
+Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWeights:
+    """A plan and its bytes."""
+
+    plan: PackPlan
+    data: Bytes
+    from_cache: bool
+
+    def linear(self, spec: LinearSpec) -> _core.Linear:
+        """The native view of a planned matrix, with its bias."""
+        planned = next(matrix for matrix in self.plan.matrices if matrix.linear == spec)
+        data = self.data[planned.begin : planned.begin + planned.shape.num_bytes]
+        return make_linear(data, planned.shape, self.floats(spec.biases) if spec.biases else None)
+
+    def norm(self, spec: NormSpec | None) -> _core.Norm | None:
+        if spec is None:
+            return None
+        weight = self.floats((TensorSlice(spec.weight),))
+        return _core.Norm(weight, None if spec.bias is None else self.floats((TensorSlice(spec.bias),)))
+
+    def floats(self, parts: tuple[TensorSlice, ...]) -> Floats:
+        """A planned vector."""
+        planned = next(vector for vector in self.plan.vectors if vector.parts == parts)
+        return self.data[planned.begin : planned.begin + planned.length * 4].view(np.float32)
+
+
+def load_weights(
+    plan: PackPlan,
+    checkpoint: Checkpoint,
+    *,
+    folder: Path,
+    pool: _core.ThreadPool,
+    use_cache: bool,
+    progress: Progress | None,
+) -> PackedWeights:
+    """Maps the cached bytes, or packs them and caches them where the disk allows it."""
+    if not use_cache:
+        return PackedWeights(plan, _pack_in_memory(plan, checkpoint, pool, progress), from_cache=False)
+    digest = plan.digest()
+    entry = cache_entry(
+        cache_folder(),
+        slot=f"{folder.resolve()} {plan.recipe}",
+        key=f"{checkpoint.fingerprint} {digest} {LAYOUT_VERSION}",
+        num_bytes=plan.num_bytes,
+    )
+    data, reason = map_cache(entry, pool)
+    if data is not None:
+        return PackedWeights(plan, data, from_cache=True)
+    if reason:
+        log.warning("packed weights %s are %s; packing again", entry.path, reason)
+    return PackedWeights(plan, _pack_into_cache(plan, checkpoint, entry, pool, progress), from_cache=False)
+
+
+def _pack_into_cache(
+    plan: PackPlan, checkpoint: Checkpoint, entry: CacheEntry, pool: _core.ThreadPool, progress: Progress | None
+) -> Bytes:
+    try:
+        with cache_writer(entry) as writer:
+            _pack(plan, checkpoint, writer.data, pool, progress)
+            return writer.commit(pool)
+    except OSError as error:
+        log.warning("packed weights cannot be kept in %s (%s); packing in memory", entry.path.parent, error)
+    return _pack_in_memory(plan, checkpoint, pool, progress)
+
+
+def _pack_in_memory(
+    plan: PackPlan, checkpoint: Checkpoint, pool: _core.ThreadPool, progress: Progress | None
+) -> Bytes:
+    # An anonymous mapping is page-aligned and its pages exist only once they are written.
+    data: Bytes = np.frombuffer(mmap.mmap(-1, max(plan.num_bytes, 1)), dtype=np.uint8, count=plan.num_bytes)
+    _pack(plan, checkpoint, data, pool, progress)
+    return data
+
+
+def _pack(
+    plan: PackPlan, checkpoint: Checkpoint, data: Bytes, pool: _core.ThreadPool, progress: Progress | None
+) -> None:
+    total = len(plan.matrices) + len(plan.vectors) + (plan.rows is not None)
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    for vector in plan.vectors:
+        out = data[vector.begin : vector.begin + 4 * vector.length].view(np.float32)
+        _write_vector(vector, checkpoint, out)
+        advance()
+    for matrix in plan.matrices:
+        _write_matrix(matrix, checkpoint, data, pool)
+        advance()
+    if plan.rows is not None:  # stays in the checkpoint, but must be sound like the rest
+        _check_finite(checkpoint.tensor(plan.rows), plan.rows)
+        checkpoint.release(plan.rows)
+        advance()
+
+
+def _write_matrix(matrix: PlannedMatrix, checkpoint: Checkpoint, data: Bytes, pool: _core.ThreadPool) -> None:
+    parts = matrix.linear.weights
+    pack_matrix(
+        [checkpoint.take(part) for part in parts],
+        matrix.shape,
+        out=data[matrix.begin : matrix.begin + matrix.shape.num_bytes],
+        interleave=matrix.linear.interleave,
+        name=", ".join(dict.fromkeys(part.name for part in parts)),
+        pool=pool,
+    )
+    for part in parts:
+        checkpoint.release(part.name)
+
+
+def _write_vector(vector: PlannedVector, checkpoint: Checkpoint, out: Floats) -> None:
+    parts = []
+    for part in vector.parts:
+        values = checkpoint.take(part)
+        _check_finite(values, part.name)
+        parts.append(widen(values).reshape(-1))
+    if vector.padded:
+        padded = [np.pad(part, (0, round_up(len(part), PANEL) - len(part))).reshape(-1, PANEL) for part in parts]
+        parts = [np.stack(padded, axis=1).reshape(-1)]  # panel by panel, as the rows of the matrix
+    joined = np.concatenate(parts)
+    if len(joined) != vector.length:
+        raise InvalidModel(f"{vector.parts[0].name} has {len(joined)} values where {vector.length} are needed")
+    out[:] = joined + np.float32(1.0) if vector.add_one else joined
+
+
+def _check_finite(values: npt.NDArray[np.generic], name: str) -> None:
+    if not all_finite(values):  # type: ignore[arg-type]
+        raise InvalidModel(f"{name} holds values that are NaN or infinite; download the model again")
