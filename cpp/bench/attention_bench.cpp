@@ -1,5 +1,5 @@
-// Speed of attention and sampling on one thread: prefill in GFLOP/s against a register-only FMA loop of the same run,
-// decode in GB/s of keys and values, sampling in microseconds. The last line is JSON.
+// Speed of attention and sampling on one thread: prefill in GFLOP/s against a register-only FMA loop of the
+// same run, decode in GB/s of keys and values, sampling in microseconds. The last line is JSON.
 //   attention_bench [generic|avx2|avx512vnni]   (default: the best of this CPU)
 #include <time.h>
 
@@ -50,18 +50,23 @@ Times measure(const std::function<void()>& body) {
 constexpr int64_t kPeakSteps = 2'000'000;
 
 // Twelve independent chains in fixed registers: enough for two FMA units of latency 4 to 6.
-#define FMA12(reg)                                                                                        \
-  "vfmadd231ps " reg "12," reg "13," reg "0\n\tvfmadd231ps " reg "12," reg "13," reg "1\n\t"              \
-  "vfmadd231ps " reg "12," reg "13," reg "2\n\tvfmadd231ps " reg "12," reg "13," reg "3\n\t"              \
-  "vfmadd231ps " reg "12," reg "13," reg "4\n\tvfmadd231ps " reg "12," reg "13," reg "5\n\t"              \
-  "vfmadd231ps " reg "12," reg "13," reg "6\n\tvfmadd231ps " reg "12," reg "13," reg "7\n\t"              \
-  "vfmadd231ps " reg "12," reg "13," reg "8\n\tvfmadd231ps " reg "12," reg "13," reg "9\n\t"              \
+#define FMA12(reg)                                                                   \
+  "vfmadd231ps " reg "12," reg "13," reg "0\n\tvfmadd231ps " reg "12," reg "13," reg \
+  "1\n\t"                                                                            \
+  "vfmadd231ps " reg "12," reg "13," reg "2\n\tvfmadd231ps " reg "12," reg "13," reg \
+  "3\n\t"                                                                            \
+  "vfmadd231ps " reg "12," reg "13," reg "4\n\tvfmadd231ps " reg "12," reg "13," reg \
+  "5\n\t"                                                                            \
+  "vfmadd231ps " reg "12," reg "13," reg "6\n\tvfmadd231ps " reg "12," reg "13," reg \
+  "7\n\t"                                                                            \
+  "vfmadd231ps " reg "12," reg "13," reg "8\n\tvfmadd231ps " reg "12," reg "13," reg \
+  "9\n\t"                                                                            \
   "vfmadd231ps " reg "12," reg "13," reg "10\n\tvfmadd231ps " reg "12," reg "13," reg "11\n\t"
-#define FMA_LOOP(reg)                                                                                        \
-  asm volatile("vzeroall\n1:\n\t" FMA12(reg) "dec %0\n\tjnz 1b\n\tvzeroupper"                              \
-               : "+r"(steps)                                                                                 \
-               :                                                                                             \
-               : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",       \
+#define FMA_LOOP(reg)                                                                                  \
+  asm volatile("vzeroall\n1:\n\t" FMA12(reg) "dec %0\n\tjnz 1b\n\tvzeroupper"                          \
+               : "+r"(steps)                                                                           \
+               :                                                                                       \
+               : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", \
                  "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15")
 
 // Flop per second of multiply-adds that touch no memory; 0 for generic, which has no such ceiling.
@@ -144,7 +149,8 @@ void record(const std::string& name, double value) {
 void bench_prefill(const Kernels& kernels, int keys, int head_dim, int heads, bool f32) {
   Problem p(keys, keys, heads, head_dim, f32);
   const AttentionArgs a = p.args();
-  const double flops_per_call = 2.0 * keys * (keys + 1.0) * heads * head_dim;  // pairs under the causal mask only
+  const double flops_per_call =
+      2.0 * keys * (keys + 1.0) * heads * head_dim;  // pairs under the causal mask only
   std::vector<double> rates, fractions;
   kernels.attention(a);
   for (int i = 0; i < kRepeats; ++i) {  // the ceiling is measured beside every run: the clock moves
@@ -155,8 +161,9 @@ void bench_prefill(const Kernels& kernels, int keys, int head_dim, int heads, bo
   std::sort(rates.begin(), rates.end());
   std::sort(fractions.begin(), fractions.end());
   const double flops = rates[kRepeats / 2], fraction = fractions[kRepeats / 2];
-  std::printf("prefill keys %5d head_dim %3d heads %d %s  %7.1f GFLOP/s  %.2f of FMA peak (%.2f..%.2f)\n", keys,
-              head_dim, heads, f32 ? "f32" : "f16", flops / 1e9, fraction, fractions.front(), fractions.back());
+  std::printf("prefill keys %5d head_dim %3d heads %d %s  %7.1f GFLOP/s  %.2f of FMA peak (%.2f..%.2f)\n",
+              keys, head_dim, heads, f32 ? "f32" : "f16", flops / 1e9, fraction, fractions.front(),
+              fractions.back());
   const std::string name = "prefill_" + std::to_string(keys) + "_d" + std::to_string(head_dim) + "_h" +
                            std::to_string(heads) + (f32 ? "_f32" : "_f16");
   record(name + "_gflops", flops / 1e9);
@@ -185,10 +192,10 @@ void bench_decode(const Kernels& kernels, int keys, int head_dim, int heads, con
     }
   });
   const double rate = bytes * calls / t.median / 1e9, ceiling = bytes * calls / read.median / 1e9;
-  std::printf("decode  keys %6d head_dim %3d heads %d (%s)  %6.2f GB/s of KV, plain read %.2f%s\n", keys, head_dim, heads,
-              where, rate, ceiling, sink == 42 ? "!" : "");
-  const std::string name = std::string("decode_") + where + "_d" + std::to_string(head_dim) + "_h" +
-                           std::to_string(heads);
+  std::printf("decode  keys %6d head_dim %3d heads %d (%s)  %6.2f GB/s of KV, plain read %.2f%s\n", keys,
+              head_dim, heads, where, rate, ceiling, sink == 42 ? "!" : "");
+  const std::string name =
+      std::string("decode_") + where + "_d" + std::to_string(head_dim) + "_h" + std::to_string(heads);
   record(name + "_gb_per_s", rate);
   record(name + "_read_gb_per_s", ceiling);
 }
@@ -207,7 +214,8 @@ void bench_sampling(const Kernels& kernels, const char* name, const SamplingPara
   });
   std::printf("sample  %-24s spread %.0f  %7.0f us (checksum %lld)\n", name, static_cast<double>(spread),
               t.median * 1e5, static_cast<long long>(tokens));
-  record(std::string("sample_") + name + "_s" + std::to_string(static_cast<int>(spread)) + "_us", t.median * 1e5);
+  record(std::string("sample_") + name + "_s" + std::to_string(static_cast<int>(spread)) + "_us",
+         t.median * 1e5);
 }
 
 }  // namespace
@@ -225,6 +233,7 @@ int main(int argc, char** argv) {
   bench_prefill(*kernels, 2048, 128, 4, true);
   for (const int heads : {1, 4, 8}) {
     bench_decode(*kernels, 1024, 64, heads, "cache");
+    bench_decode(*kernels, 1024, 128, heads, "cache");
     bench_decode(*kernels, 131072, 64, heads, "memory");
     bench_decode(*kernels, 131072, 128, heads, "memory");
   }
@@ -240,6 +249,7 @@ int main(int argc, char** argv) {
     bench_sampling(*kernels, "top_p_0.9", top_p, spread);
     bench_sampling(*kernels, "min_p_0.05", min_p, spread);
   }
-  std::printf("{\"bench\": \"attention\", \"isa\": \"%s\", \"threads\": 1, %s}\n", kernels->name, json.c_str());
+  std::printf("{\"bench\": \"attention\", \"isa\": \"%s\", \"threads\": 1, %s}\n", kernels->name,
+              json.c_str());
   return 0;
 }

@@ -1,6 +1,7 @@
-// Linear kernels on the shapes of Qwen3-0.6B: decode (1..16 rows over weights far larger than the last cache) as a
-// fraction of the memory bandwidth, prefill (64..512 rows) as a fraction of the multipliers, both measured in the same
-// run and interleaved with the kernels, best of all rounds. Last line: JSON.
+// Linear kernels on the shapes of Qwen3-0.6B: decode (1..16 rows over weights far larger than the last cache)
+// as a fraction of the memory bandwidth, prefill (64..512 rows) as a fraction of the multipliers, both
+// measured in the same run and interleaved with the kernels. Best of all rounds, segment by segment. Last
+// line: JSON.
 //   linear_bench [f32|f16|bf16|p8|p4|p4z] [group=128] [rounds=7]     NARROWS_ISA chooses the kernels
 #include <sys/mman.h>
 
@@ -21,15 +22,19 @@ using namespace narrows;
 using bench::now_s;
 
 constexpr int64_t kWeightBytes = 400 << 20;
-constexpr int32_t kShapes[][2] = {{4096, 1024}, {1024, 2048}, {6144, 1024}, {1024, 3072}};  // qkv, o, gate/up, down
+constexpr int32_t kShapes[][2] = {
+    {4096, 1024}, {1024, 2048}, {6144, 1024}, {1024, 3072}};  // qkv, o, gate/up, down
 constexpr int32_t kDecodeRows[] = {1, 2, 4, 8, 16};
+constexpr int kDecodeSegments = 8, kPrefillLayers = 2;
+constexpr int64_t kProbeBytes = int64_t{256} << 20;  // far larger than the last cache
 constexpr int32_t kPrefillRows[] = {64, 256, 512};
 
 /// In huge pages where the system gives them, as the engine keeps its weights; lives as long as the process.
 template <typename T>
 T* aligned(int64_t count) {
   constexpr size_t kHugePageBytes = size_t{2} << 20;
-  const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+  const size_t bytes =
+      (static_cast<size_t>(count) * sizeof(T) + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
   void* p = ::operator new(bytes, std::align_val_t{kHugePageBytes});
   madvise(p, bytes, MADV_HUGEPAGE);
   return static_cast<T*>(p);
@@ -49,8 +54,11 @@ struct WeightSet {
       w.n = n;
       w.k = k;
       const std::string& f = options.format;
-      w.format = f == "f32" ? Format::F32 : f == "f16" ? Format::F16 : f == "bf16" ? Format::BF16
-                 : f == "p8" ? Format::P8 : Format::P4;
+      w.format = f == "f32"    ? Format::F32
+                 : f == "f16"  ? Format::F16
+                 : f == "bf16" ? Format::BF16
+                 : f == "p8"   ? Format::P8
+                               : Format::P4;
       w.group = w.quantized() ? options.group : 0;
       w.has_zero = f == "p4z";
       shapes.push_back(w);
@@ -88,7 +96,8 @@ struct Batch {
   Batch(const WeightSet& set, const Kernels& kernels, int32_t rows) : rows(rows) {
     for (const PackedMatrix& w : set.shapes) {
       auto* x = aligned<float>(int64_t{rows} * w.k);
-      for (int64_t i = 0; i < int64_t{rows} * w.k; ++i) x[i] = static_cast<float>(i * 2654435761u % 1000) * 1e-3f - 0.5f;
+      for (int64_t i = 0; i < int64_t{rows} * w.k; ++i)
+        x[i] = static_cast<float>(i * 2654435761u % 1000) * 1e-3f - 0.5f;
       Activations a;
       a.rows = rows;
       a.k = w.k;
@@ -110,46 +119,61 @@ struct Batch {
   std::vector<float*> out;
 };
 
-/// One pass of a batch over `layers` layers, a barrier behind every matrix; seconds.
-double pass_s(const WeightSet& set, int layers, const Batch& batch, const Kernels& kernels, ThreadPool& pool,
-              const std::vector<uint8_t*>& scratch) {
-  const double begin = now_s();
+/// A batch over the layers [begin, end), each thread its slice of every matrix; seconds. Without the barriers
+/// of a real step: they are the pool's cost, and on a shared machine they would hide the kernels.
+double run_s(const WeightSet& set, int begin, int end, const Batch& batch, const Kernels& kernels,
+             ThreadPool& pool, const std::vector<uint8_t*>& scratch) {
+  const double start = now_s();
   pool.run([&](int thread) {
-    for (int layer = 0; layer < layers; ++layer) {
+    for (int layer = begin; layer < end; ++layer) {
       for (size_t i = 0; i < set.shapes.size(); ++i) {
         const PackedMatrix w = set.matrix(layer, i);
         const int32_t units = (w.panels() + 2) / 3, threads = pool.size();
-        const int32_t p = units * thread / threads * 3, end = std::min(w.panels(), units * (thread + 1) / threads * 3);
-        kernels.linear(w, p, end, batch.activations[i], batch.out[i] + p * kPanel, w.n,
+        const int32_t p = units * thread / threads * 3;
+        const int32_t p_end = std::min(w.panels(), units * (thread + 1) / threads * 3);
+        kernels.linear(w, p, p_end, batch.activations[i], batch.out[i] + p * kPanel, w.n,
                        scratch[static_cast<size_t>(thread)]);
-        pool.barrier();
       }
     }
   });
-  return now_s() - begin;
+  return now_s() - start;
 }
 
 struct Line {
   int32_t rows;
-  double best_s = 1e30;
+  double best_s = 0.0;
 };
+using Probe = double (*)(const Kernels&, bool, ThreadPool&);
 
-std::vector<Line> measure(const WeightSet& set, int layers, const std::vector<Batch>& batches, int rounds,
-                          const Kernels& kernels, ThreadPool& pool, double* ceiling, double (*probe)(const Kernels&, bool, ThreadPool&)) {
+/// Every round measures the ceiling once and every batch over `layers` layers in segments of a few
+/// milliseconds. The time of a batch is the sum of the best of each segment: on a shared machine a whole pass
+/// is never undisturbed.
+std::vector<Line> measure(const WeightSet& set, int layers, int segments, const std::vector<Batch>& batches,
+                          int rounds, const Kernels& kernels, ThreadPool& pool, double* ceiling,
+                          Probe probe) {
   std::vector<uint8_t*> scratch;
   for (int i = 0; i < pool.size(); ++i) scratch.push_back(aligned<uint8_t>(kLinearScratchBytes));
-  std::vector<Line> lines;
-  for (const Batch& batch : batches) lines.push_back({batch.rows});
+  std::vector<std::vector<double>> best(batches.size(),
+                                        std::vector<double>(static_cast<size_t>(segments), 1e30));
   for (int round = 0; round < rounds; ++round) {
     *ceiling = std::max(*ceiling, probe(kernels, set.shapes[0].quantized(), pool));
     for (size_t i = 0; i < batches.size(); ++i) {
-      lines[i].best_s = std::min(lines[i].best_s, pass_s(set, layers, batches[i], kernels, pool, scratch));
+      for (int segment = 0; segment < segments; ++segment) {
+        double& s = best[i][static_cast<size_t>(segment)];
+        s = std::min(s, run_s(set, layers * segment / segments, layers * (segment + 1) / segments, batches[i],
+                              kernels, pool, scratch));
+      }
     }
+  }
+  std::vector<Line> lines;
+  for (size_t i = 0; i < batches.size(); ++i) {
+    lines.push_back({batches[i].rows});
+    for (double s : best[i]) lines.back().best_s += s;
   }
   return lines;
 }
 
-double probe_memory(const Kernels&, bool, ThreadPool& pool) { return read_bandwidth(kWeightBytes, 2, pool); }
+double probe_memory(const Kernels&, bool, ThreadPool& pool) { return read_bandwidth(kProbeBytes, 8, pool); }
 
 template <size_t kCount>
 std::vector<Batch> batches_of(const WeightSet& set, const Kernels& kernels, const int32_t (&rows)[kCount]) {
@@ -160,13 +184,14 @@ std::vector<Batch> batches_of(const WeightSet& set, const Kernels& kernels, cons
 
 void report(const Options& options, const Kernels& kernels, ThreadPool& pool) {
   const WeightSet set(options, pool);
-  std::string json = "{\"bench\": \"linear\", \"isa\": \"" + std::string(kernels.name) + "\", \"format\": \"" +
-                     options.format + "\", \"group\": " + std::to_string(options.group) +
+  std::string json = "{\"bench\": \"linear\", \"isa\": \"" + std::string(kernels.name) +
+                     "\", \"format\": \"" + options.format +
+                     "\", \"group\": " + std::to_string(options.group) +
                      ", \"threads\": " + std::to_string(pool.size());
   char text[256];
   double bandwidth = 0.0, peak = 0.0;
-  const auto decode = measure(set, set.layers, batches_of(set, kernels, kDecodeRows), options.rounds, kernels, pool,
-                              &bandwidth, probe_memory);
+  const auto decode = measure(set, set.layers, kDecodeSegments, batches_of(set, kernels, kDecodeRows),
+                              options.rounds, kernels, pool, &bandwidth, probe_memory);
   std::printf("%s, %s group %d, %d threads, %.0f MB of weights; memory read %.1f GB/s\n", kernels.name,
               options.format.c_str(), options.group, pool.size(),
               static_cast<double>(set.layer_bytes) * set.layers * 1e-6, bandwidth);
@@ -178,17 +203,19 @@ void report(const Options& options, const Kernels& kernels, ThreadPool& pool) {
     std::printf("%6d %10.2f %8.2f %9.1f%% %8.2f\n", line.rows, line.best_s * 1e3, gb_per_s,
                 100 * gb_per_s / bandwidth, line.best_s / decode[0].best_s);
     std::snprintf(text, sizeof text, "%s{\"rows\": %d, \"ms\": %.3f, \"fraction\": %.4f}",
-                  line.rows == kDecodeRows[0] ? "" : ", ", line.rows, line.best_s * 1e3, gb_per_s / bandwidth);
+                  line.rows == kDecodeRows[0] ? "" : ", ", line.rows, line.best_s * 1e3,
+                  gb_per_s / bandwidth);
     json += text;
   }
-  constexpr int kPrefillLayers = 2;
-  const auto prefill = measure(set, kPrefillLayers, batches_of(set, kernels, kPrefillRows), options.rounds, kernels,
-                               pool, &peak, bench::peak_gmac_per_s);
-  std::printf("multipliers, register only: %.1f GMAC/s\n%6s %10s %8s %8s\n", peak, "rows", "ms", "GMAC/s", "of peak");
+  const auto prefill = measure(set, kPrefillLayers, kPrefillLayers, batches_of(set, kernels, kPrefillRows),
+                               options.rounds, kernels, pool, &peak, bench::peak_gmac_per_s);
+  std::printf("multipliers, register only: %.1f GMAC/s\n%6s %10s %8s %8s\n", peak, "rows", "ms", "GMAC/s",
+              "of peak");
   std::snprintf(text, sizeof text, "], \"peak_gmac_per_s\": %.1f, \"prefill\": [", peak);
   json += text;
   for (const Line& line : prefill) {
-    const double gmac_per_s = static_cast<double>(set.layer_mac) * kPrefillLayers * line.rows / line.best_s * 1e-9;
+    const double gmac_per_s =
+        static_cast<double>(set.layer_mac) * kPrefillLayers * line.rows / line.best_s * 1e-9;
     const double fraction = peak > 0.0 ? gmac_per_s / peak : 0.0;
     std::printf("%6d %10.2f %8.1f %7.1f%%\n", line.rows, line.best_s * 1e3, gmac_per_s, 100 * fraction);
     std::snprintf(text, sizeof text, "%s{\"rows\": %d, \"gmac_per_s\": %.1f, \"fraction\": %.4f}",

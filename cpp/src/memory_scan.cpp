@@ -1,4 +1,5 @@
-// Passes over memory at the speed of memory: the checksum of the cache and the read-bandwidth probe (narrows/pack.h).
+// Passes over memory at the speed of memory: the checksum of the cache and the read-bandwidth probe
+// (narrows/pack.h).
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -14,7 +15,7 @@ namespace {
 
 constexpr int64_t kBlockBytes = int64_t{1} << 20;  // hashed on its own, so the result knows no thread count
 constexpr uint64_t kPrime = 0x9e3779b97f4a7c15u;
-constexpr int kLanes = 8;                          // independent multiply chains of one 64-byte line
+constexpr int kLanes = 8;  // independent multiply chains of one 64-byte line
 constexpr int64_t kLineBytes = kLanes * 8;
 
 inline uint64_t rotate(uint64_t x, int by) { return x << by | x >> (64 - by); }
@@ -104,14 +105,16 @@ double read_bandwidth(int64_t bytes, int repeats, ThreadPool& pool) {
   const int64_t slice = std::max<int64_t>(bytes / threads / 4096, 1) * 4096;
   const Mapping memory(slice * threads);
   std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);  // a cache line each
-  pool.run([&](int thread) { std::memset(memory.data + thread * slice, thread + 1, static_cast<size_t>(slice)); });
+  pool.run(
+      [&](int thread) { std::memset(memory.data + thread * slice, thread + 1, static_cast<size_t>(slice)); });
   double best_s = 1e30;
   for (int i = 0; i < std::max(repeats, 1); ++i) {
     const auto start = std::chrono::steady_clock::now();
     pool.run([&](int thread) {
       sums[static_cast<size_t>(thread) * 8] += sum_range(memory.data + thread * slice, slice);
     });
-    best_s = std::min(best_s, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    best_s =
+        std::min(best_s, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   static std::atomic<uint64_t> keep{0};  // a visible effect, so that the loads are not removed
   for (uint64_t sum : sums) keep.fetch_add(sum, std::memory_order_relaxed);

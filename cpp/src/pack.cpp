@@ -1,5 +1,6 @@
 // Checkpoint rows to packed panels, round to nearest (narrows/pack.h).
-// One panel is one task: its 16 rows are converted to floats, coded in groups, and laid out as formats.h says.
+// One panel is one task: its 16 rows are converted to floats, coded in groups, and laid out as formats.h
+// says.
 #include "narrows/pack.h"
 
 #include <algorithm>
@@ -23,10 +24,13 @@ struct Seen {
   float max_abs = 0.0f;
 };
 
-/// Row `row` of a source as floats, zero up to `padded_k`; values that are not finite are counted and read as 0.
+/// Row `row` of a source as floats, zero up to `padded_k`; values that are not finite are counted and read as
+/// 0.
 void read_row(const SourceRows& source, int64_t row, int64_t padded_k, float* out, Seen* seen) {
-  const auto* f32 = static_cast<const float*>(source.data) + (source.dtype == DType::f32 ? row * source.ld : 0);
-  const auto* half = static_cast<const uint16_t*>(source.data) + (source.dtype == DType::f32 ? 0 : row * source.ld);
+  const auto* f32 =
+      static_cast<const float*>(source.data) + (source.dtype == DType::f32 ? row * source.ld : 0);
+  const auto* half =
+      static_cast<const uint16_t*>(source.data) + (source.dtype == DType::f32 ? 0 : row * source.ld);
   if (source.dtype == DType::f32) std::memcpy(out, f32, static_cast<size_t>(source.k) * 4);
   if (source.dtype == DType::f16) {
     for (int64_t k = 0; k < source.k; ++k) out[k] = f16_to_float(half[k]);
@@ -185,7 +189,8 @@ class Rows {
       : sources_(sources), interleave_(interleave) {
     int64_t n = 0;
     for (const SourceRows& source : sources) {
-      if (source.k != shape.k) throw std::invalid_argument("pack: every source must have the k of the packed shape");
+      if (source.k != shape.k)
+        throw std::invalid_argument("pack: every source must have the k of the packed shape");
       n += source.n;
     }
     if (interleave) {
@@ -194,7 +199,8 @@ class Rows {
       }
       n = 2 * round_up(sources[0].n, kPanel);
     }
-    if (n != shape.n) throw std::invalid_argument("pack: the sources do not add up to the n of the packed shape");
+    if (n != shape.n)
+      throw std::invalid_argument("pack: the sources do not add up to the n of the packed shape");
     if (shape.quantized() && shape.group != 32 && shape.group != 64 && shape.group != 128) {
       throw std::invalid_argument("pack: the group of a quantised matrix must be 32, 64 or 128");
     }
@@ -246,15 +252,16 @@ void pack_panel(const Rows& rows, const PackedMatrix& shape, int64_t panel, floa
 
 }  // namespace
 
-PackResult pack(const std::vector<SourceRows>& sources, bool interleave, const PackedMatrix& shape, uint8_t* dst,
-                ThreadPool& pool) {
+PackResult pack(const std::vector<SourceRows>& sources, bool interleave, const PackedMatrix& shape,
+                uint8_t* dst, ThreadPool& pool) {
   const Rows rows(sources, interleave, shape);
   std::vector<PackResult> results(static_cast<size_t>(pool.size()));
   std::atomic<int64_t> next{0};
   pool.run([&](int thread) {
     std::vector<float> floats(static_cast<size_t>(kPanel * shape.padded_k()));
     PackResult mine;
-    for (int64_t p = next++; p < shape.panels(); p = next++) pack_panel(rows, shape, p, floats.data(), dst, &mine);
+    for (int64_t p = next++; p < shape.panels(); p = next++)
+      pack_panel(rows, shape, p, floats.data(), dst, &mine);
     results[static_cast<size_t>(thread)] = mine;
   });
   PackResult total;

@@ -1,5 +1,5 @@
-// One token of one request: penalties, bias and the ban on the logits of the tokens they name, then greedy choice or a
-// draw. Log-probabilities are of the logits as they came. Knows no threads and no other requests.
+// One token of one request: penalties, bias and the ban on the logits of the tokens they name, then greedy
+// choice or a draw. Log-probabilities are of the logits as they came. Knows no threads and no other requests.
 #include "narrows/sampling.h"
 
 #include <cmath>
@@ -50,13 +50,16 @@ void edit_logits(Edits& edits, const SamplingParams& params, const Counts& promp
       edits.apply(token, [penalty](float x) { return x - penalty; });
     }
   }
-  for (const auto& [token, bias] : params.logit_bias) edits.apply(token, [b = bias](float x) { return x + b; });
+  for (const auto& [token, bias] : params.logit_bias)
+    edits.apply(token, [b = bias](float x) { return x + b; });
   if (num_output >= params.min_tokens) return;
-  for (const int32_t token : params.banned_until_min) edits.apply(token, [](float) { return -__builtin_inff(); });
+  for (const int32_t token : params.banned_until_min)
+    edits.apply(token, [](float) { return -__builtin_inff(); });
 }
 
 bool needs_counts(const SamplingParams& params) {
-  return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f;
+  return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
+         params.frequency_penalty != 0.0f;
 }
 
 std::vector<TokenLogprob> best_logprobs(const float* logits, int32_t vocab, float lse, int32_t count) {
@@ -70,7 +73,8 @@ std::vector<TokenLogprob> best_logprobs(const float* logits, int32_t vocab, floa
 
 }  // namespace
 
-Sampler::Sampler(SamplingParams params, const int32_t* prompt, int64_t prompt_len) : params_(std::move(params)) {
+Sampler::Sampler(SamplingParams params, const int32_t* prompt, int64_t prompt_len)
+    : params_(std::move(params)) {
   if (params_.repetition_penalty == 1.0f) return;
   for (int64_t i = 0; i < prompt_len; ++i) ++prompt_[prompt[i]];
 }
@@ -94,7 +98,8 @@ Sampled Sampler::sample(const Kernels& kernels, float* logits, int32_t vocab) co
     token = kernels.argmax(logits, vocab);
   } else {
     const Scores scores(logits, vocab);
-    if (std::isfinite(scores.max())) token = draw_token(params_, scores, uniform_draw(params_.seed, num_output_));
+    if (std::isfinite(scores.max()))
+      token = draw_token(params_, scores, uniform_draw(params_.seed, num_output_));
   }
   if (token < 0 || logits[token] == -__builtin_inff()) return Sampled();  // bans and bias left nothing
   sampled.token = token;

@@ -9,9 +9,9 @@
 namespace narrows {
 namespace {
 
-constexpr int32_t kSumBlock = 1024;       // tokens under one partial sum of weights
-constexpr size_t kSortAtOnce = 48;        // a selection ends in sorting this few
-constexpr size_t kBuckets = 1024;         // by logit, for top-p: 32 per factor of e; the last one takes the rest,
+constexpr int32_t kSumBlock = 1024;  // tokens under one partial sum of weights
+constexpr size_t kSortAtOnce = 48;   // a selection ends in sorting this few
+constexpr size_t kBuckets = 1024;    // by logit, for top-p: 32 per factor of e; the last one takes the rest,
 constexpr float kBucketsPerUnit = 32.0f;  // tokens below e^-32 of the best
 
 uint64_t mix(uint64_t z) {  // the finaliser of SplitMix64 (Steele, Lea, Flood 2014)
@@ -31,8 +31,8 @@ double sum(const float* w, int32_t n) {
   return std::accumulate(lanes, lanes + 8, 0.0);
 }
 
-// The part in which the cumulative sum of `parts` reaches `target`, and how much of the target is left for it; the last
-// part that is not 0 where rounding leaves the target out of reach.
+// The part in which the cumulative sum of `parts` reaches `target`, and how much of the target is left for
+// it; the last part that is not 0 where rounding leaves the target out of reach.
 std::pair<size_t, double> find(const std::vector<double>& parts, double target) {
   std::pair<size_t, double> found{0, 0.0};
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -50,8 +50,9 @@ double mass(const std::vector<Candidate>& c, size_t end, size_t begin = 0) {
   return sum;
 }
 
-// Length of the shortest prefix, best first, of c[0, n) that weighs at least `target` (n if all weigh less). Moves that
-// prefix to the front, its last member last. Halves the undecided part until it is small enough to sort.
+// Length of the shortest prefix, best first, of c[0, n) that weighs at least `target` (n if all weigh less).
+// Moves that prefix to the front, its last member last. Halves the undecided part until it is small enough to
+// sort.
 size_t shortest_prefix(std::vector<Candidate>& c, size_t n, double target) {
   size_t begin = 0, end = n;
   double before = 0.0;
@@ -67,7 +68,8 @@ size_t shortest_prefix(std::vector<Candidate>& c, size_t n, double target) {
       begin = middle;
     }
   }
-  std::sort(c.begin() + static_cast<std::ptrdiff_t>(begin), c.begin() + static_cast<std::ptrdiff_t>(end), better);
+  std::sort(c.begin() + static_cast<std::ptrdiff_t>(begin), c.begin() + static_cast<std::ptrdiff_t>(end),
+            better);
   for (size_t i = begin; i < end; ++i) {
     before += static_cast<double>(c[i].weight);
     if (before >= target) return i + 1;
@@ -92,7 +94,8 @@ class Draw {
   }
 
  private:
-  // Top-p among the candidates, whose weights are all (`complete`) or a part of what top-p is a share of; then min-p.
+  // Top-p among the candidates, whose weights are all (`complete`) or a part of what top-p is a share of;
+  // then min-p.
   int32_t from_candidates(double u, std::vector<Candidate> c, bool complete) const {
     weigh_candidates(c);
     size_t kept = c.size();
@@ -101,7 +104,8 @@ class Draw {
       kept = shortest_prefix(c, kept, static_cast<double>(params_.top_p) * total);
     }
     const auto end = c.begin() + static_cast<std::ptrdiff_t>(kept);
-    kept = static_cast<size_t>(std::remove_if(c.begin(), end, [&](auto& x) { return below_min_p(x); }) - c.begin());
+    kept = static_cast<size_t>(std::remove_if(c.begin(), end, [&](auto& x) { return below_min_p(x); }) -
+                               c.begin());
     return c[shortest_prefix(c, kept, u * mass(c, kept)) - 1].token;
   }
 
@@ -164,12 +168,13 @@ class Draw {
     return c;
   }
 
-  // Top-p alone: whole buckets are weighed, and only the one in which the nucleus ends and the one in which the draw
-  // ends are looked into.
+  // Top-p alone: whole buckets are weighed, and only the one in which the nucleus ends and the one in which
+  // the draw ends are looked into.
   int32_t from_nucleus(double u) const {
     std::vector<double> buckets(kBuckets, 0.0);
     for_blocks(0, scores_.vocab(), [&](int32_t begin, const float* w, int32_t n) {
-      for (int32_t i = 0; i < n; ++i) buckets[bucket(scores_.logits()[begin + i])] += static_cast<double>(w[i]);
+      for (int32_t i = 0; i < n; ++i)
+        buckets[bucket(scores_.logits()[begin + i])] += static_cast<double>(w[i]);
     });
     const double total = std::accumulate(buckets.begin(), buckets.end(), 0.0);
     const auto [last, last_target] = find(buckets, static_cast<double>(params_.top_p) * total);

@@ -14,7 +14,8 @@ constexpr float kLowest = std::numeric_limits<float>::lowest();
 float larger(float a, float b) { return a > b ? a : b; }
 
 float block_max(const float* x, int32_t n) {
-  float lanes[8] = {-kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity, -kInfinity};
+  float lanes[8] = {-kInfinity, -kInfinity, -kInfinity, -kInfinity,
+                    -kInfinity, -kInfinity, -kInfinity, -kInfinity};
   int32_t i = 0;
   for (; i + 8 <= n; i += 8) {
     for (int lane = 0; lane < 8; ++lane) lanes[lane] = larger(lanes[lane], x[i + lane]);
@@ -23,7 +24,8 @@ float block_max(const float* x, int32_t n) {
   return *std::max_element(lanes, lanes + 8);
 }
 
-// e^-|magnitude| within 2 ulp, 0 below e^-87. Without branches and float comparisons: a loop over it becomes vector code.
+// e^-|magnitude| within 2 ulp, 0 below e^-87. Without branches and float comparisons: a loop over it becomes
+// vector code.
 inline float exp_minus(float magnitude) {
   constexpr int32_t kLimit = std::bit_cast<int32_t>(87.0f);
   const int32_t bits = std::bit_cast<int32_t>(magnitude) & 0x7fffffff;

@@ -1,5 +1,5 @@
-// Logits as the samplers read them: weights e^x and the search for the best tokens without sorting the vocabulary.
-// Knows nothing of filters and randomness.
+// Logits as the samplers read them: weights e^x and the search for the best tokens without sorting the
+// vocabulary. Knows nothing of filters and randomness.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -30,8 +30,8 @@ class Scores {
   int32_t vocab() const { return vocab_; }
   /// All tokens with logit >= threshold, by id.
   std::vector<Candidate> at_least(float threshold) const;
-  /// All tokens whose logit is `wanted`, by id. Blocks are skipped unless `possible` holds for their maximum; it must
-  /// hold for every logit at or above a wanted one.
+  /// All tokens whose logit is `wanted`, by id. Blocks are skipped unless `possible` holds for their maximum;
+  /// it must hold for every logit at or above a wanted one.
   template <typename Possible, typename Wanted>
   std::vector<Candidate> where(const Possible& possible, const Wanted& wanted) const;
   /// The k best (ties: the lower id), in no particular order; fewer where fewer are above -inf.

@@ -4,6 +4,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <mutex>
@@ -19,7 +20,8 @@ using Clock = std::chrono::steady_clock;
 
 // A barrier inside a step is usually microseconds away; the next step tens of microseconds (the scheduler runs in
 // between). Past that somebody else has the core, and a yielding wait lets them finish sooner.
-constexpr std::chrono::microseconds kSpin{15};
+constexpr std::chrono::nanoseconds kSpin{15000};
+constexpr std::chrono::nanoseconds kMinSpin{500};
 constexpr std::chrono::microseconds kYieldBarrier{2000};
 constexpr std::chrono::microseconds kYieldIdle{150};
 constexpr int kPollsPerClock = 32;  // reading the clock costs about as much as one pause
@@ -32,21 +34,28 @@ inline void cpu_relax() {
 #endif
 }
 
-/// Returns once `word` differs from `old`.
-void wait_while_equal(std::atomic<uint32_t>& word, uint32_t old, std::chrono::microseconds yield_for) {
+/// Returns once `word` differs from `old`. `spin` adapts: where waits end only after yielding, the others need this
+/// core to get on (two threads of the pool may share it while a stranger has the second), so the next wait yields
+/// sooner; where they end while spinning, it grows back.
+void wait_while_equal(std::atomic<uint32_t>& word, uint32_t old, std::chrono::nanoseconds& spin,
+                      std::chrono::microseconds yield_for) {
   for (int i = 0; i < kPollsPerClock; ++i) {
     if (word.load(std::memory_order_acquire) != old) return;
     cpu_relax();
   }
   const Clock::time_point begin = Clock::now();
   Clock::duration waited{};
-  while (waited < kSpin) {
+  while (waited < spin) {
     for (int i = 0; i < kPollsPerClock; ++i) {
-      if (word.load(std::memory_order_acquire) != old) return;
+      if (word.load(std::memory_order_acquire) != old) {
+        spin = std::min(kSpin, spin * 2);
+        return;
+      }
       cpu_relax();
     }
     waited = Clock::now() - begin;
   }
+  spin = std::max(kMinSpin, spin / 2);
   while (waited < kSpin + yield_for) {
     sched_yield();
     if (word.load(std::memory_order_acquire) != old) return;
@@ -54,6 +63,8 @@ void wait_while_equal(std::atomic<uint32_t>& word, uint32_t old, std::chrono::mi
   }
   while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
 }
+
+thread_local std::chrono::nanoseconds barrier_spin = kSpin;
 
 /// Thrown out of a barrier that can no longer complete, because another thread has thrown.
 struct BarrierBroken {};
@@ -106,7 +117,8 @@ void ThreadPool::State::execute(int thread) {
 void ThreadPool::State::work(int thread) {
   uint32_t seen = 0;
   while (true) {
-    wait_while_equal(generation, seen, kYieldIdle);
+    std::chrono::nanoseconds spin = kSpin;  // not adapted: a long gap between steps says nothing about the cores
+    wait_while_equal(generation, seen, spin, kYieldIdle);
     ++seen;
     if (stopping) return;
     execute(thread);
@@ -154,7 +166,7 @@ void ThreadPool::run(const std::function<void(int)>& body) {
   s.execute(0);
   for (uint32_t done = s.finished.load(std::memory_order_acquire); done != target;
        done = s.finished.load(std::memory_order_acquire)) {
-    wait_while_equal(s.finished, done, kYieldBarrier);
+    wait_while_equal(s.finished, done, barrier_spin, kYieldBarrier);
   }
   if (s.error) std::rethrow_exception(std::exchange(s.error, nullptr));
 }
@@ -171,7 +183,7 @@ void ThreadPool::barrier() {
     s.phase.fetch_add(1, std::memory_order_release);
     s.phase.notify_all();
   } else {
-    wait_while_equal(s.phase, phase, kYieldBarrier);
+    wait_while_equal(s.phase, phase, barrier_spin, kYieldBarrier);
   }
   if (s.failed.load(std::memory_order_relaxed)) throw BarrierBroken{};
 }

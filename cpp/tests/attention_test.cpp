@@ -1,4 +1,5 @@
-// Paged attention against a reference in double precision, and the promise that the cut of a prompt changes no bit.
+// Paged attention against a reference in double precision, and the promise that the cut of a prompt changes
+// no bit.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -38,7 +39,8 @@ struct Aligned {
 float half_to_float(uint16_t h) {
   const int exponent = (h >> 10) & 31;
   const double fraction = h & 1023;
-  const double magnitude = exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024.0 + fraction, exponent - 25);
+  const double magnitude =
+      exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024.0 + fraction, exponent - 25);
   if (exponent == 31) return fraction != 0 ? kNan : (h & 0x8000 ? -INFINITY : INFINITY);
   return static_cast<float>(h & 0x8000 ? -magnitude : magnitude);
 }
@@ -116,7 +118,9 @@ class Case {
   }
 
   double key(int token, int d) const { return at(k16_, k32_, token, d * kKvBlock + token % kKvBlock); }
-  double value(int token, int d) const { return at(v16_, v32_, token, token % kKvBlock * shape_.head_dim + d); }
+  double value(int token, int d) const {
+    return at(v16_, v32_, token, token % kKvBlock * shape_.head_dim + d);
+  }
 
   // The definition, in double.
   std::vector<double> reference(int row, int head) const {
@@ -128,7 +132,8 @@ class Case {
     for (int t = begin; t < end; ++t) {
       double score = 0.0;
       for (int d = 0; d < shape_.head_dim; ++d) {
-        score += static_cast<double>(q_[static_cast<size_t>(row * q_ld() + head * shape_.head_dim + d)]) * key(t, d);
+        score += static_cast<double>(q_[static_cast<size_t>(row * q_ld() + head * shape_.head_dim + d)]) *
+                 key(t, d);
       }
       score *= scale();
       if (shape_.softcap > 0.0f) score = shape_.softcap * std::tanh(score / shape_.softcap);
@@ -172,8 +177,8 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-// Scores are about 2 in size and carry head_dim roundings of 2^-24 each; a score off by e scales a weight by 1 + e.
-// Values are about 1. So 1e-6 * (8 + sqrt(head_dim)) leaves a factor of some four.
+// Scores are about 2 in size and carry head_dim roundings of 2^-24 each; a score off by e scales a weight by
+// 1 + e. Values are about 1. So 1e-6 * (8 + sqrt(head_dim)) leaves a factor of some four.
 double tolerance(const Shape& s) { return 1e-6 * (8.0 + std::sqrt(static_cast<double>(s.head_dim))); }
 
 // Checks up to `samples` (row, head) pairs, the last row among them.
@@ -247,7 +252,8 @@ TEST(extreme_head_counts_and_head_dims) {
 TEST(without_a_causal_mask_every_row_sees_all_keys) {
   for (const int window : {0, 20}) {
     check_shape({.heads = 2, .head_dim = 32, .rows = 300, .window = window, .causal = false}, 120, 40);
-    check_shape({.heads = 3, .head_dim = 24, .rows = 37, .window = window, .f32 = true, .causal = false}, 121, 40);
+    check_shape({.heads = 3, .head_dim = 24, .rows = 37, .window = window, .f32 = true, .causal = false}, 121,
+                40);
   }
 }
 

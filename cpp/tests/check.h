@@ -45,8 +45,8 @@ inline bool wanted(const char* name, int argc, char** argv) {
 #define CHECK(...) ((__VA_ARGS__) ? (void)0 : check::failed(__FILE__, __LINE__, #__VA_ARGS__))
 #define CHECK_NEAR(a, b, tolerance) \
   check::near(__FILE__, __LINE__, #a " ~ " #b, double(a), double(b), double(tolerance))
-#define TEST(name)                                        \
-  static void name();                                     \
+#define TEST(name)                                           \
+  static void name();                                        \
   static const check::Register register_##name(#name, name); \
   static void name()
 

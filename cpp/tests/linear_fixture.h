@@ -1,5 +1,5 @@
-// Random packed matrices and activations for the tests of linear, quantize and pack. Buffers carry guard bytes behind
-// their last element, so that a kernel that writes too far is caught.
+// Random packed matrices and activations for the tests of linear, quantize and pack. Buffers carry guard
+// bytes behind their last element, so that a kernel that writes too far is caught.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -20,7 +20,8 @@ template <typename T>
 class Guarded {
  public:
   explicit Guarded(int64_t count) : bytes_(count * static_cast<int64_t>(sizeof(T))) {
-    data_ = static_cast<uint8_t*>(::operator new(static_cast<size_t>(bytes_ + kGuardBytes), std::align_val_t{64}));
+    data_ = static_cast<uint8_t*>(
+        ::operator new(static_cast<size_t>(bytes_ + kGuardBytes), std::align_val_t{64}));
     std::memset(data_, kPattern, static_cast<size_t>(bytes_ + kGuardBytes));
   }
   ~Guarded() { ::operator delete(data_, std::align_val_t{64}); }
@@ -84,8 +85,8 @@ inline PackedMatrix shape_of(const Spec& spec, int32_t n, int32_t k) {
   return shape;
 }
 
-/// A packed matrix; with `extreme` its codes and zero points are then replaced by arbitrary bytes, so that the
-/// ends of their ranges occur (P8 code -128, P4 zero points 0 and 15).
+/// A packed matrix; with `extreme` its codes and zero points are then replaced by arbitrary bytes, so that
+/// the ends of their ranges occur (P8 code -128, P4 zero points 0 and 15).
 struct Weights {
   Weights(const Spec& spec, int32_t n, int32_t k, bool extreme, Random& random, ThreadPool& pool)
       : values(static_cast<size_t>(n) * k), matrix(shape_of(spec, n, k)), bytes(matrix.bytes()) {
@@ -98,7 +99,8 @@ struct Weights {
     const int64_t codes_at = matrix.scale_bytes() + matrix.zero_bytes();
     for (int32_t p = 0; p < matrix.panels(); ++p) {
       uint8_t* panel = bytes.data() + p * matrix.panel_bytes();
-      for (int64_t i = matrix.scale_bytes(); i < codes_at; ++i) panel[i] = static_cast<uint8_t>(random.below(16));
+      for (int64_t i = matrix.scale_bytes(); i < codes_at; ++i)
+        panel[i] = static_cast<uint8_t>(random.below(16));
       for (int64_t i = codes_at; i < matrix.panel_bytes(); ++i) {
         const int pick = random.below(4);
         panel[i] = static_cast<uint8_t>(pick == 0 ? 0 : pick == 1 ? 255 : random.below(256));

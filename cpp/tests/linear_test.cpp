@@ -1,5 +1,5 @@
-// linear, quantize and unpack_row: every instruction set gives the bits of the generic twin, for every batch size and
-// panel split, and the generic twin agrees with double precision.
+// linear, quantize and unpack_row: every instruction set gives the bits of the generic twin, for every batch
+// size and panel split, and the generic twin agrees with double precision.
 #include "check.h"
 #include "linear_fixture.h"
 
@@ -27,8 +27,8 @@ uint8_t* scratch() {
 }
 
 /// Runs a kernel, checks that nothing but the results was written, and returns them as [rows][width].
-std::vector<float> run(const Kernels& kernels, const PackedMatrix& w, const Activations& a, int32_t panel_begin,
-                       int32_t panel_end) {
+std::vector<float> run(const Kernels& kernels, const PackedMatrix& w, const Activations& a,
+                       int32_t panel_begin, int32_t panel_end) {
   Output out(w, a.rows, panel_begin, panel_end);
   kernels.linear(w, panel_begin, panel_end, a, out.data.data(), out.ld, scratch());
   CHECK(out.data.intact());
@@ -60,8 +60,8 @@ void compare(const Spec& spec, int32_t n, int32_t k, int32_t rows, bool extreme,
     const bool equal = same(expected, run_all(*kernels, weights.matrix, inputs.a));
     CHECK(equal);
     if (!equal) {
-      std::printf("  %s format %d group %d zero %d n %d k %d rows %d extreme %d\n", kernels->name, int(spec.format),
-                  spec.group, spec.has_zero, n, k, rows, extreme);
+      std::printf("  %s format %d group %d zero %d n %d k %d rows %d extreme %d\n", kernels->name,
+                  int(spec.format), spec.group, spec.has_zero, n, k, rows, extreme);
     }
   }
 }
@@ -81,7 +81,8 @@ TEST(every_isa_gives_the_bits_of_the_generic_twin_for_every_shape) {
 TEST(every_batch_size_gives_the_bits_of_the_generic_twin) {
   Random random(2);
   for (const Spec& spec : all_specs()) {
-    for (int32_t rows = 1; rows <= 40; ++rows) compare(spec, 49 + rows % 30, 200, rows, rows % 2 == 0, random);
+    for (int32_t rows = 1; rows <= 40; ++rows)
+      compare(spec, 49 + rows % 30, 200, rows, rows % 2 == 0, random);
     compare(spec, 100, 130, 270, true, random);  // more rows than one pass of the tile
   }
 }
@@ -151,14 +152,16 @@ TEST(the_generic_twin_agrees_with_double_precision) {
         for (int32_t i = 0; i < k; ++i) {
           double v = x[static_cast<size_t>(r) * k + i];
           if (spec.group > 0) {
-            const int64_t block = r / 8 * 8, padded = weights.matrix.padded_k(), groups = weights.matrix.groups();
+            const int64_t block = r / 8 * 8, padded = weights.matrix.padded_k(),
+                          groups = weights.matrix.groups();
             v = double{inputs.a.scale[block * groups + i / spec.group * rb + r % 8]} *
                 inputs.a.codes[block * padded + (i / 4 * rb + r % 8) * 4 + i % 4];
           }
           sum += v * w[static_cast<size_t>(i)];
           magnitude += std::fabs(v * w[static_cast<size_t>(i)]);
         }
-        // One rounding of 2^-24 per fma of the chain; the quantised chain is shorter but has products of scales.
+        // One rounding of 2^-24 per fma of the chain; the quantised chain is shorter but has products of
+        // scales.
         const double roundings = spec.group > 0 ? 3.0 * (k / spec.group + 2) : k;
         CHECK_NEAR(got[static_cast<size_t>(r) * n + c], sum, roundings * magnitude * 0x1p-24);
       }

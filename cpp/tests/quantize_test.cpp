@@ -1,4 +1,5 @@
-// quantize: the block layout, round to nearest even, exact sums, and safe behaviour on zero, tiny and non-finite rows.
+// quantize: the block layout, round to nearest even, exact sums, and safe behaviour on zero, tiny and
+// non-finite rows.
 #include <limits>
 
 #include "check.h"
@@ -11,7 +12,11 @@ using namespace fixture;
 /// The code, scale and sum of (row, k) by the layout of formats.h.
 struct Reader {
   Reader(const PackedMatrix& w, const Activations& a, int32_t row)
-      : a(a), padded_k(w.padded_k()), groups(w.groups()), block(row / 8 * 8), r(row % 8),
+      : a(a),
+        padded_k(w.padded_k()),
+        groups(w.groups()),
+        block(row / 8 * 8),
+        r(row % 8),
         rb(std::min(8, a.rows - block)) {}
   int code(int64_t k) const { return a.codes[block * padded_k + (k / 4 * rb + r) * 4 + k % 4]; }
   float scale(int64_t g) const { return a.scale[block * groups + g * rb + r]; }
@@ -83,7 +88,8 @@ TEST(rows_may_be_quantised_in_any_pieces) {
       const int32_t begin = r == 20 ? 12 : r == 11 ? 4 : 0;
       kernels->quantize(x.data(), k, begin, r + 1, pieces.a);
     }
-    CHECK(std::memcmp(whole.codes.data(), pieces.codes.data(), static_cast<size_t>(whole.codes.bytes())) == 0);
+    CHECK(std::memcmp(whole.codes.data(), pieces.codes.data(), static_cast<size_t>(whole.codes.bytes())) ==
+          0);
   }
 }
 
@@ -111,7 +117,8 @@ TEST(a_non_finite_activation_makes_the_outputs_of_its_row_nan_and_no_other) {
   Random random(3);
   ThreadPool pool(1);
   for (const Kernels* kernels : present()) {
-    for (const Spec& spec : {Spec{Format::P8, 32, false}, Spec{Format::P4, 32, false}, Spec{Format::P4, 32, true}}) {
+    for (const Spec& spec :
+         {Spec{Format::P8, 32, false}, Spec{Format::P4, 32, false}, Spec{Format::P4, 32, true}}) {
       const Weights weights(spec, 48, 64, false, random, pool);
       std::vector<float> x = random_rows(17, 64, random);
       x[3 * 64 + 40] = std::numeric_limits<float>::quiet_NaN();

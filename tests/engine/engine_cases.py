@@ -79,7 +79,9 @@ class Driver:
 
     def submit(self, request_id: int, request: GenerationRequest) -> None:
         self.answers[request_id] = Answer()
-        self.engine.add(self.engine.prepare(request_id, request))
+        output = self.engine.add(self.engine.prepare(request_id, request))
+        if output is not None:
+            self._take(output)
 
     def abort(self, request_id: int) -> None:
         output = self.engine.abort(request_id)
@@ -90,7 +92,11 @@ class Driver:
     def step(self) -> None:
         for output in self.engine.step():
             self._take(output)
-        self.engine.scheduler.check_integrity()
+        scheduler = self.engine.scheduler
+        scheduler.check_integrity()
+        assert len(scheduler.running) <= self.engine.info.max_running
+        queue = [request.request_id for request in (*scheduler.running, *scheduler.waiting)]
+        assert queue == [request_id for request_id in self.answers if request_id in queue], "out of turn"
 
     def finish(self, *, max_steps: int = 10_000) -> None:
         for _ in range(max_steps):

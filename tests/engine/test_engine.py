@@ -109,6 +109,23 @@ def test_logits_that_are_not_finite_fail_their_request_only() -> None:
     assert (driver.engine.counters.failed, runner.num_samplers) == (1, 0)
 
 
+class ChoosyRunner(FakeRunner):
+    def add(self, request_id, params, prompt_ids) -> None:
+        if params.seed == 13:
+            raise ValueError("an unlucky number")
+        super().add(request_id, params, prompt_ids)
+
+
+def test_a_request_the_runner_does_not_take_fails_alone() -> None:
+    driver = Driver(make_engine(ChoosyRunner()))
+    driver.submit(1, ask("a", 5, seed=13))
+    driver.submit(2, ask("a", 5, seed=14))
+    driver.finish()
+    assert isinstance(driver.answers[1].error, InternalError)
+    assert "unlucky" in str(driver.answers[1].error)
+    assert driver.answers[2].gist == answer_alone(ask("a", 5, seed=14)).gist
+
+
 def test_a_request_longer_than_the_whole_pool_is_refused_before_it_runs() -> None:
     engine = make_engine(FakeRunner(num_blocks=4, block_size=4, max_context=512))
     assert engine.info.max_context == 16

@@ -156,8 +156,8 @@ def test_special_tokens_without_text_come_at_the_latest_at_the_end() -> None:
 
 @pytest.mark.parametrize(
     "stops",
-    [("",), ("a", ""), (7,), ("x",) * (MAX_STOP_STRINGS + 1), ("y" * (MAX_STOP_CHARACTERS + 1),)],
-    ids=["empty", "one empty", "no text", "too many", "too long"],
+    ["a text", ("",), ("a", ""), (7,), ("x",) * (MAX_STOP_STRINGS + 1), ("y" * (MAX_STOP_CHARACTERS + 1),)],
+    ids=["one text", "empty", "one empty", "no text", "too many", "too long"],
 )
 def test_stop_strings_that_cannot_be_taken_are_refused_by_name(stops: tuple) -> None:
     with pytest.raises(InvalidRequest) as caught:

@@ -52,8 +52,10 @@ def test_every_field_has_its_range(name: str, value: object) -> None:
 
 
 def test_values_that_mean_off_or_greedy_take_the_form_runners_know() -> None:
-    params = validate_sampling(SamplingParams(top_k=10**30, temperature=1e-7, top_logprobs=20), vocab_size=8)
-    assert (params.top_k, params.temperature, params.top_logprobs) == (8, 0.0, 8)
+    params = validate_sampling(
+        SamplingParams(top_k=10**30, temperature=1e-7, top_logprobs=20, top_p=5e-324), vocab_size=8
+    )
+    assert (params.top_k, params.temperature, params.top_logprobs, params.top_p) == (8, 0.0, 8, 1e-6)
 
 
 @pytest.mark.parametrize("prompt_ids", [(-1,), (100,), (1, HUGE), (1.5,), ("1",), (True,), (None,)])

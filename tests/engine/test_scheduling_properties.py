@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -121,6 +122,36 @@ def test_preemption_happens_and_changes_no_answer() -> None:
     timing = driver.answers[3].chunks[-1].timing
     assert timing is not None
     assert timing.num_preempted > 0
+    for index, request in enumerate(requests):
+        assert driver.answers[index].gist == answer_alone(request).gist
+
+
+class RecordingRunner(FakeRunner):
+    """Counts how often each prompt token's logprob is asked for."""
+
+    def __init__(self, **sizes) -> None:
+        super().__init__(**sizes)
+        self.asked: Counter[tuple[int, int]] = Counter()
+
+    def run(self, step):
+        for sequence in step.sequences:
+            rows = enumerate(sequence.targets)
+            self.asked.update(
+                (sequence.request_id, sequence.start + row) for row, token in rows if token >= 0
+            )
+        return super().run(step)
+
+
+@pytest.mark.parametrize("prefill_chunk", [2, 16])
+def test_prompt_logprobs_survive_a_preemption_and_are_asked_for_once(prefill_chunk: int) -> None:
+    runner = RecordingRunner(num_blocks=12, block_size=2, max_context=24)
+    driver = Driver(make_engine(runner, prefill_chunk=prefill_chunk))
+    requests = [ask("ab", 22, ignore_eos=True), *(ask("abcdefgh", 9, prompt_logprobs=1) for _ in range(2))]
+    for index, request in enumerate(requests):
+        driver.submit(index, request)
+    driver.finish()
+    assert driver.engine.scheduler.num_preempted > 0
+    assert set(runner.asked.values()) == {1}
     for index, request in enumerate(requests):
         assert driver.answers[index].gist == answer_alone(request).gist
 

@@ -71,9 +71,23 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_tied": ("Llama", {**SMALL, "tie_word_embeddings": True}),
     "llama_biases": ("Llama", {**SMALL, "attention_bias": True, "mlp_bias": True}),
     "llama_wide_heads": ("Llama", {**SMALL, "head_dim": 20, "num_key_value_heads": 1}),
-    "llama_odd_sizes": ("Llama", {**SMALL, "vocab_size": 101, "intermediate_size": 77, "hidden_size": 56, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 22}),
+    "llama_odd_sizes": (
+        "Llama",
+        {
+            **SMALL,
+            "vocab_size": 101,
+            "intermediate_size": 77,
+            "hidden_size": 56,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 22,
+        },
+    ),
     "llama3_rope": ("Llama", {**SMALL, "rope_parameters": LLAMA3}),
-    "llama_linear_rope": ("Llama", {**SMALL, "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    "llama_linear_rope": (
+        "Llama",
+        {**SMALL, "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+    ),
     "llama_yarn_rope": ("Llama", {**SMALL, "rope_parameters": YARN}),
     "llama_gelu": ("Llama", {**SMALL, "hidden_act": "gelu"}),
     "mistral": ("Mistral", {**SMALL, "sliding_window": None}),
@@ -81,10 +95,19 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", SMALL),
     "qwen2_window": (
         "Qwen2",
-        {**SMALL, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1, "tie_word_embeddings": True},
+        {
+            **SMALL,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 1,
+            "tie_word_embeddings": True,
+        },
     ),
     "qwen3": ("Qwen3", {**SMALL, "head_dim": 16}),
-    "qwen3_tied_biases": ("Qwen3", {**SMALL, "head_dim": 16, "attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3_tied_biases": (
+        "Qwen3",
+        {**SMALL, "head_dim": 16, "attention_bias": True, "tie_word_embeddings": True},
+    ),
     "gemma": ("Gemma", {**SMALL, "head_dim": 16}),
     "gemma2": ("Gemma2", {**GEMMA, "sliding_window": 6}),
     "gemma2_tight_caps": (
@@ -100,7 +123,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2_scaled_by_layer": ("GPT2", {**GPT2, "scale_attn_by_inverse_layer_idx": True, "n_inner": 56}),
     "gpt2_untied": ("GPT2", {**GPT2, "tie_word_embeddings": False}),
     "gpt_neox": ("GPTNeoX", NEOX),
-    "gpt_neox_serial": ("GPTNeoX", {**NEOX, "use_parallel_residual": False, "rotary_pct": 0.5, "attention_bias": False}),
+    "gpt_neox_serial": (
+        "GPTNeoX",
+        {**NEOX, "use_parallel_residual": False, "rotary_pct": 0.5, "attention_bias": False},
+    ),
     "gpt_neo": ("GPTNeo", NEO),
 }
 
@@ -129,7 +155,9 @@ def _randomize(model: torch.nn.Module, *, tied: bool) -> None:
                 std = 1.4 / parameter.shape[1] ** 0.5
                 if "wpe" in name:
                     std = 0.5
-                elif "embed" in name or "wte" in name:  # tied and large, a model would only repeat its last token
+                elif (
+                    "embed" in name or "wte" in name
+                ):  # tied and large, a model would only repeat its last token
                     std = 0.05 if tied else 0.5
                 parameter.copy_(draw(parameter.shape) * std)
             else:

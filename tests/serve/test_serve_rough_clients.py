@@ -48,8 +48,10 @@ def test_a_client_that_leaves_the_queue_is_never_run() -> None:
     runner = FakeRunner()
     with running_server(runner=runner, engine_config=EngineConfig(max_running=1)) as server:
         runner.gate.clear()
-        first, second = ask_raw(server), ask_raw(server, stream=True)
-        wait_for(lambda: server.service.num_under_way == 2)
+        first = ask_raw(server)
+        wait_for(lambda: server.engine.stats().num_running == 1)
+        second = ask_raw(server, stream=True)
+        wait_for(lambda: server.engine.stats().num_waiting == 1)
         second.close()
         wait_for(lambda: server.service.num_under_way == 1)
         runner.gate.set()

@@ -1,14 +1,15 @@
-// The two matrix products of attention over register tiles: scores = Q K^T and out += P V. Every element is one chain
-// of fma (over d, or over keys) that starts at 0 or at the stored value and runs upwards, so neither the shape of a
-// tile nor the rows that share it change a bit. Included by attention_paged.cpp only.
+// The two matrix products of attention over register tiles: scores = Q K^T and out += P V. Every element is
+// one chain of fma (over d, or over keys) that starts at 0 or at the stored value and runs upwards, so
+// neither the shape of a tile nor the rows that share it change a bit. Included by attention_paged.cpp only.
 #pragma once
 #include "narrows/kernels.h"
 #include "vec/vec.h"
 
 namespace narrows::NARROWS_ISA_NAMESPACE {
 
-// avx512: 8 queries x 2 vectors = 16 accumulators of 32 registers; 10 loads feed 16 fma, and K of two blocks stays in
-// L1 for all queries. avx2: 6 x 2 = 12 of 16 registers. generic: a block of 16 scalars (4 SSE registers) x 2.
+// avx512: 8 queries x 2 vectors = 16 accumulators of 32 registers; 10 loads feed 16 fma, and K of two blocks
+// stays in L1 for all queries. avx2: 6 x 2 = 12 of 16 registers. generic: a block of 16 scalars (4 SSE
+// registers) x 2.
 #if defined(NARROWS_ISA_AVX512VNNI)
 inline constexpr int kTileRows = 8, kTileVecs = 2;
 #elif defined(NARROWS_ISA_AVX2)
@@ -19,11 +20,13 @@ inline constexpr int kTileRows = 2, kTileVecs = 16;
 inline constexpr int kStepBlocks = kTileVecs * kWidth / kKvBlock;  // K blocks scored at a time
 inline constexpr int kMaxChunkBlocks = kKeyChunk / kKvBlock;
 
-// Keys and values are read from float copies or, where only one tile of queries wants them, from the f16 pages.
+// Keys and values are read from float copies or, where only one tile of queries wants them, from the f16
+// pages.
 inline Vec load_floats(const float* p) { return load(p); }
 inline Vec load_floats(const uint16_t* p) { return load_f16(p); }
 
-// scores[r * kKeyChunk + key] = sum_d q[d * kRows + r] * k[key / 16][d * 16 + key % 16] for kVecs * kWidth keys.
+// scores[r * kKeyChunk + key] = sum_d q[d * kRows + r] * k[key / 16][d * 16 + key % 16] for kVecs * kWidth
+// keys.
 template <int kRows, int kVecs, typename Element>
 inline void score_tile(const float* q, const Element* const* k, int head_dim, float* scores) {
   Vec sum[kRows][kVecs];
@@ -52,10 +55,11 @@ struct ChunkValues {
   int64_t ld;
 };
 
-// out[r * out_ld + i] += sum over keys [begin, end) of p[r * kKeyChunk + key] * V[key][first + i], kVecs vectors of i.
+// out[r * out_ld + i] += sum over keys [begin, end) of p[r * kKeyChunk + key] * V[key][first + i], kVecs
+// vectors of i.
 template <int kRows, int kVecs, typename Element>
-inline void value_tile(const float* p, const ChunkValues<Element>& v, int begin, int end, int64_t first, float* out,
-                       int64_t out_ld) {
+inline void value_tile(const float* p, const ChunkValues<Element>& v, int begin, int end, int64_t first,
+                       float* out, int64_t out_ld) {
   Vec sum[kRows][kVecs];
   for (int r = 0; r < kRows; ++r) {
     for (int j = 0; j < kVecs; ++j) sum[r][j] = load(out + r * out_ld + j * kWidth);
@@ -79,7 +83,8 @@ inline void value_tile(const float* p, const ChunkValues<Element>& v, int begin,
 }
 
 template <int kRows = kTileRows, typename Element>
-inline void score_rows(int rows, int blocks, const float* q, const Element* const* k, int head_dim, float* scores) {
+inline void score_rows(int rows, int blocks, const float* q, const Element* const* k, int head_dim,
+                       float* scores) {
   if (rows == kRows) {
     if (blocks == kStepBlocks) return score_tile<kRows, kTileVecs>(q, k, head_dim, scores);
     return score_tile<kRows, kKvBlock / kWidth>(q, k, head_dim, scores);
@@ -88,8 +93,8 @@ inline void score_rows(int rows, int blocks, const float* q, const Element* cons
 }
 
 template <int kVecs, int kRows = kTileRows, typename Element>
-inline void value_rows(int rows, const float* p, const ChunkValues<Element>& v, int begin, int end, int64_t first,
-                       float* out, int64_t out_ld) {
+inline void value_rows(int rows, const float* p, const ChunkValues<Element>& v, int begin, int end,
+                       int64_t first, float* out, int64_t out_ld) {
   if (rows == kRows) return value_tile<kRows, kVecs>(p, v, begin, end, first, out, out_ld);
   if constexpr (kRows > 1) value_rows<kVecs, kRows - 1>(rows, p, v, begin, end, first, out, out_ld);
 }

@@ -1,5 +1,5 @@
-// The float operators of one instruction set: the functions that its table of struct Kernels points to. What each one
-// means is said in narrows/kernels.h.
+// The float operators of one instruction set: the functions that its table of struct Kernels points to. What
+// each one means is said in narrows/kernels.h.
 #pragma once
 #include <cstdint>
 
@@ -9,7 +9,8 @@
 namespace narrows::NARROWS_ISA_NAMESPACE {
 
 void rms_norm(const float* x, const float* weight, float eps, float* out, int32_t n);
-void layer_norm(const float* x, const float* weight, const float* bias_or_null, float eps, float* out, int32_t n);
+void layer_norm(const float* x, const float* weight, const float* bias_or_null, float eps, float* out,
+                int32_t n);
 
 void activate(ActivationKind kind, float* x, int32_t n);
 void activate_gated(ActivationKind kind, const float* gate, const float* up, float* out, int32_t n);

@@ -1,4 +1,5 @@
-// One token's key and value into its slot of a KV block: K is stored [head_dim][16 tokens], V [16 tokens][head_dim].
+// One token's key and value into its slot of a KV block: K is stored [head_dim][16 tokens], V [16
+// tokens][head_dim].
 #include "ops/float_ops.h"
 #include "vec/vec.h"
 

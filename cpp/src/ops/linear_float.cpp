@@ -1,6 +1,6 @@
 // F32, F16 and BF16 weights times fp32 activations, accumulated in fp32. Every (row, channel) is one chain
-// acc = fma(w[k], x[k], acc), k ascending, in every path and instruction set; independent chains come from taking
-// several panels and rows at once.
+// acc = fma(w[k], x[k], acc), k ascending, in every path and instruction set; independent chains come from
+// taking several panels and rows at once.
 #include "linear_lanes.h"
 #include "linear_ops.h"
 
@@ -9,7 +9,7 @@ namespace {
 
 #if defined(NARROWS_ISA_AVX512VNNI)
 constexpr int kRows = 8;  // 8 rows x 2 panels: 16 accumulators + 2 weights + broadcasts of 32 registers
-constexpr int panels_for(int rows) { return rows <= 4 ? 4 : 2; }
+constexpr int panels_for(int rows) { return rows == 3 || rows == 4 ? 4 : 2; }
 #elif defined(NARROWS_ISA_AVX2)
 constexpr int kRows = 4;  // 4 rows x 1 panel: 8 accumulators + 2 weights + broadcasts of 16 registers
 constexpr int panels_for(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
@@ -17,7 +17,7 @@ constexpr int panels_for(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 constexpr int kRows = 1;
 constexpr int panels_for(int) { return 1; }
 #endif
-constexpr int64_t kAheadBytes = 1024;  // prefetch distance in each panel stream
+constexpr int64_t kAheadBytes = 2048;  // prefetch distance in every panel's stream
 
 template <Format kFormat>
 inline Lanes load_weights(const uint8_t* panel, int64_t k) {
@@ -33,36 +33,48 @@ inline void prefetch([[maybe_unused]] const uint8_t* p) {
 #endif
 }
 
+template <int R, int P>
+using Sums = Lanes[P][R];
+
+/// acc += W[.][k] * x[.][k] for one k.
+template <Format kFormat, int R, int P>
+inline __attribute__((always_inline)) void add_step(Sums<R, P>& acc, const uint8_t* w, int64_t panel_bytes,
+                                                    int64_t k, const float* x, int64_t ld) {
+  Lanes weights[P];
+#pragma GCC unroll 8
+  for (int p = 0; p < P; ++p) weights[p] = load_weights<kFormat>(w + p * panel_bytes, k);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const float xr = x[r * ld + k];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) acc[p][r] = fma(weights[p], xr, acc[p][r]);
+  }
+}
+
 /// R rows against P panels; `channels` of the last panel exist.
 template <Format kFormat, int R, int P>
 void tile(const uint8_t* w, int64_t panel_bytes, int64_t k_end, const float* x, int64_t ld, int32_t channels,
           float* out, int64_t ld_out) {
-  constexpr int64_t kStepBytes = kPanel * (kFormat == Format::F32 ? 4 : 2);
-  Lanes acc[P][R];
+  constexpr int kPerLine = kFormat == Format::F32 ? 1 : 2;  // k in 64 bytes of a panel
+  Sums<R, P> acc;
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) acc[p][r] = zero_lanes();
   }
-  for (int64_t k = 0; k < k_end; ++k) {
-    Lanes weights[P];
+  int64_t k = 0;
+  for (; k + kPerLine <= k_end; k += kPerLine) {
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) {
-      const uint8_t* panel = w + p * panel_bytes;
-      weights[p] = load_weights<kFormat>(panel, k);
-      prefetch(panel + k * kStepBytes + kAheadBytes);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const float xr = x[r * ld + k];
-#pragma GCC unroll 8
-      for (int p = 0; p < P; ++p) acc[p][r] = fma(weights[p], xr, acc[p][r]);
-    }
+    for (int p = 0; p < P; ++p) prefetch(w + p * panel_bytes + k / kPerLine * 64 + kAheadBytes);
+#pragma GCC unroll 2
+    for (int i = 0; i < kPerLine; ++i) add_step<kFormat, R, P>(acc, w, panel_bytes, k + i, x, ld);
   }
+  if (k < k_end) add_step<kFormat, R, P>(acc, w, panel_bytes, k, x, ld);
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) store(out + r * ld_out + p * kPanel, acc[p][r], p == P - 1 ? channels : kPanel);
+    for (int r = 0; r < R; ++r)
+      store(out + r * ld_out + p * kPanel, acc[p][r], p == P - 1 ? channels : kPanel);
   }
 }
 
@@ -117,8 +129,8 @@ void all_rows(const Job& whole, int32_t rows) {
 
 }  // namespace
 
-void linear_float(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a, float* out,
-                  int64_t ld_out) {
+void linear_float(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a,
+                  float* out, int64_t ld_out) {
   const int32_t left = w.n - (panel_end - 1) * kPanel;
   const Job job{w.data + panel_begin * w.panel_bytes(),
                 w.panel_bytes(),

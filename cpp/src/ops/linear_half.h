@@ -1,5 +1,5 @@
-// f16 and bf16 as bit patterns <-> float, in plain C++. `static`: every unit gets its own copy, compiled for its own
-// instruction set, so the copies of other units cannot be linked in their place.
+// f16 and bf16 as bit patterns <-> float, in plain C++. `static`: every unit gets its own copy, compiled for
+// its own instruction set, so the copies of other units cannot be linked in their place.
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -1,6 +1,7 @@
 // int8 activations times P8 or P4 weights with AVX2: one panel (two ymm of 8 channels) against up to 4 rows.
-// P4: nibbles are u8 0..15, so vpmaddubsw gives pairs up to 2*15*127 = 3810 and eight of them fit in int16; they are
-// widened every 4 lines. P8: u8 weights up to 255 would saturate, so |w| (u8) meets sign(w)*x: 2*128*127 fits.
+// P4: nibbles are u8 0..15, so vpmaddubsw gives pairs up to 2*15*127 = 3810 and eight of them fit in int16;
+// they are widened every 4 lines. P8: u8 weights up to 255 would saturate, so |w| (u8) meets sign(w)*x:
+// 2*128*127 fits.
 #include "linear_ops.h"
 
 #if defined(NARROWS_ISA_AVX2)
@@ -9,7 +10,7 @@
 namespace narrows::NARROWS_ISA_NAMESPACE {
 namespace {
 
-constexpr int kRows = 4;               // rows of a register tile: 8 int16 accumulators + 4 weights + 2 broadcasts
+constexpr int kRows = 4;  // rows of a register tile: 8 int16 accumulators + 4 weights + 2 broadcasts
 constexpr int64_t kAheadBytes = 1024;  // prefetch distance; the hardware streamer stops at page ends
 
 /// Up to 4 rows of one block; four codes of row r at codes[j*stride + 4r], group g at scale[g*rows + r].
@@ -25,7 +26,7 @@ struct Panel {
   const uint8_t* zeros;  // null: symmetric
   const uint8_t* codes;
   int64_t groups;
-  int32_t lines;         // 64-byte lines of codes per group
+  int32_t lines;  // 64-byte lines of codes per group
 };
 
 inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -49,7 +50,8 @@ inline void add_p4_lines(const uint8_t* codes, const int8_t* a, int64_t stride, 
       const __m256i lo = _mm256_and_si256(v, low), hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
       for (int r = 0; r < R; ++r) {
         part[r][half] = _mm256_add_epi16(part[r][half], _mm256_maddubs_epi16(lo, broadcast(a + 4 * r)));
-        part[r][half] = _mm256_add_epi16(part[r][half], _mm256_maddubs_epi16(hi, broadcast(a + stride + 4 * r)));
+        part[r][half] =
+            _mm256_add_epi16(part[r][half], _mm256_maddubs_epi16(hi, broadcast(a + stride + 4 * r)));
       }
     }
   }
@@ -82,7 +84,8 @@ inline void start_group(const Panel& w, const Rows& a, int64_t g, __m256i (&tota
   for (int half = 0; half < 2; ++half) {
     __m256i zero = _mm256_set1_epi32(8);
     if (kP4 && w.zeros != nullptr) {
-      zero = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(w.zeros + g * 16 + 8 * half)));
+      zero = _mm256_cvtepu8_epi32(
+          _mm_loadl_epi64(reinterpret_cast<const __m128i*>(w.zeros + g * 16 + 8 * half)));
     }
     for (int r = 0; r < R; ++r) {
       total[r][half] = _mm256_setzero_si256();
@@ -117,14 +120,16 @@ void panel_rows(const Panel& w, const Rows& a, int32_t channels, float* out, int
   for (int64_t g = 0; g < w.groups; ++g) {
     start_group<kP4, R>(w, a, g, total);
     if (kP4) {
-      for (int32_t i = 0; i < w.lines; i += 4, codes += 256, x += 8 * stride) add_p4_lines<R>(codes, x, stride, total);
+      for (int32_t i = 0; i < w.lines; i += 4, codes += 256, x += 8 * stride)
+        add_p4_lines<R>(codes, x, stride, total);
     } else {
       for (int32_t i = 0; i < w.lines; ++i, codes += 64, x += stride) add_p8_line<R>(codes, x, total);
     }
     for (int half = 0; half < 2; ++half) {
       __m256 scale_w = _mm256_set1_ps(1.0f);
       if (kP4) {
-        scale_w = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w.scales + g * 32 + 16 * half)));
+        scale_w =
+            _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w.scales + g * 32 + 16 * half)));
       }
       for (int r = 0; r < R; ++r) {
         const __m256 t = _mm256_mul_ps(scale_w, _mm256_set1_ps(a.scale[g * a.rows + r]));
@@ -149,23 +154,24 @@ constexpr Kernel kP8Kernels[kRows] = {panel_rows<false, 1>, panel_rows<false, 2>
 
 }  // namespace
 
-void linear_int(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a, float* out,
-                int64_t ld_out, uint8_t* /*scratch*/) {
+void linear_int(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a,
+                float* out, int64_t ld_out, uint8_t* /*scratch*/) {
   const bool p4 = w.format == Format::P4;
   const int64_t groups = w.groups(), padded_k = w.padded_k(), panel_bytes = w.panel_bytes();
   for (int32_t p = panel_begin; p < panel_end; ++p) {
     const uint8_t* data = w.data + p * panel_bytes;
     const uint8_t* zeros = data + w.scale_bytes();
-    const Panel panel{data, w.has_zero ? zeros : nullptr, zeros + w.zero_bytes(), groups, w.group / (p4 ? 8 : 4)};
+    const Panel panel{data, w.has_zero ? zeros : nullptr, zeros + w.zero_bytes(), groups,
+                      w.group / (p4 ? 8 : 4)};
     const int32_t channels = w.n - p * kPanel < kPanel ? w.n - p * kPanel : kPanel;
     for (int32_t row = 0; row < a.rows;) {
       const int32_t first = row / kRowBlock * kRowBlock, r = row - first;
       const int32_t rows = a.rows - first < kRowBlock ? a.rows - first : kRowBlock;
       const int32_t take = rows - r < kRows ? rows - r : kRows;
-      const Rows part{a.codes + first * padded_k + 4 * r, a.scale + first * groups + r, a.sum + first * groups + r,
-                      rows};
-      (p4 ? kP4Kernels : kP8Kernels)[take - 1](panel, part, channels,
-                                               out + row * ld_out + int64_t{p - panel_begin} * kPanel, ld_out);
+      const Rows part{a.codes + first * padded_k + 4 * r, a.scale + first * groups + r,
+                      a.sum + first * groups + r, rows};
+      (p4 ? kP4Kernels : kP8Kernels)[take - 1](
+          panel, part, channels, out + row * ld_out + int64_t{p - panel_begin} * kPanel, ld_out);
       row += take;
     }
   }

@@ -1,7 +1,7 @@
-// int8 activations times P8 or P4 weights with AVX-512 VNNI, 1..16 rows: bound by memory, so each line of weights is
-// read and unpacked once for all rows and the activations come as {1to16} operands of vpdpbusd.
-// P4: the high nibble is used unshifted (16*q <= 240 is a u8) into accumulators of its own and shifted back, exactly,
-// at the end of the group; from 9 rows on registers are short and it is shifted at once.
+// int8 activations times P8 or P4 weights with AVX-512 VNNI, 1..16 rows: bound by memory, so each line of
+// weights is read and unpacked once for all rows and the activations come as {1to16} operands of vpdpbusd.
+// P4: the high nibble is used unshifted (16*q <= 240 is a u8) into accumulators of its own and shifted back,
+// exactly, at the end of the group; from 9 rows on registers are short and it is shifted at once.
 #include "linear_int_avx512.h"
 
 #if defined(NARROWS_ISA_AVX512VNNI)
@@ -22,25 +22,30 @@ IntBlock int_block(const PackedMatrix& w, const Activations& a, int32_t row) {
 
 namespace {
 
-constexpr int64_t kAheadBytes = 2048;  // prefetch distance; the hardware streamer stops at page ends
+constexpr int64_t kAheadBytes = 4096;  // prefetch distance; the hardware streamer stops at page ends
 
 struct Job {
   IntPanel w;
-  IntBlock a, b;   // rows 0..7 and 8..15
+  IntBlock a, b;  // rows 0..7 and 8..15
   int64_t groups;
-  int32_t lines;   // 64-byte lines of codes per group
+  int32_t lines;  // 64-byte lines of codes per group
 };
 
-inline __m512i broadcast(const int8_t* p) {
-  int32_t four;
-  __builtin_memcpy(&four, p, 4);
-  return _mm512_set1_epi32(four);
+/// acc[c] += dot of the 4 codes of channel c and the 4 activations at x. As asm, because gcc 12 copies the
+/// accumulator and loads the broadcast apart: three instructions and two registers where one instruction
+/// does.
+inline __attribute__((always_inline)) void dot(__m512i& acc, __m512i weights, const int8_t* x) {
+  using Four = const int8_t[4];
+  asm("vpdpbusd %[x]%{1to16%}, %[w], %[acc]"
+      : [acc] "+v"(acc)
+      : [w] "v"(weights), [x] "m"(*reinterpret_cast<Four*>(x)));
 }
 
-/// Lines taken together, each with its own accumulators: at least 8 independent chains hide vpdpbusd's latency.
+/// Lines taken together, each with accumulators of its own: 4 chains and more hide vpdpbusd's latency (4 or
+/// 5), and fewer of them leave less to add up at the end of a group.
 constexpr int unroll(bool p4, int rows) {
-  if (p4) return rows == 1 ? 4 : rows <= 4 ? 2 : 1;
-  return rows <= 2 ? 4 : rows <= 7 ? 2 : 1;
+  if (p4) return rows == 1 ? 2 : 1;
+  return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
 }
 
 /// Minus the zero points as int16 in the low halves of 16 dwords: vpdpwssd with the sum of the activations
@@ -49,7 +54,8 @@ template <bool kP4>
 inline __m512i negative_zero(const IntPanel& w, int64_t g) {
   if (!kP4) return _mm512_set1_epi32(0xff80);
   if (w.zeros == nullptr) return _mm512_set1_epi32(0xfff8);
-  const __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w.zeros + g * 16)));
+  const __m512i zero =
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w.zeros + g * 16)));
   return _mm512_maskz_sub_epi16(0x55555555, _mm512_setzero_si512(), zero);
 }
 
@@ -75,24 +81,26 @@ struct Group {
     }
   }
 
-  inline __attribute__((always_inline)) void add_line(int u, const uint8_t* line, const int8_t* x, const int8_t* y) {
+  inline __attribute__((always_inline)) void add_line(int u, const uint8_t* line, const int8_t* x,
+                                                      const int8_t* y) {
     const __m512i v = _mm512_load_si512(line), low = _mm512_set1_epi8(15);
-    _mm_prefetch(reinterpret_cast<const char*>(line + kAheadBytes), _MM_HINT_T0);
+
     const __m512i l = kP4 ? _mm512_and_si512(v, low) : v;
-    const __m512i h = kHighApart ? _mm512_andnot_si512(low, v) : _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+    const __m512i h =
+        kHighApart ? _mm512_andnot_si512(low, v) : _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const int8_t* at = r < R1 ? x + 4 * r : y + 4 * (r - R1);
-      lo[u][r] = _mm512_dpbusd_epi32(lo[u][r], l, broadcast(at));
+      dot(lo[u][r], l, at);
     }
     if constexpr (kP4) {
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const int8_t* at = r < R1 ? x + 4 * (R1 + r) : y + 4 * (R2 + r - R1);
         if constexpr (kHighApart) {
-          hi[u][r] = _mm512_dpbusd_epi32(hi[u][r], h, broadcast(at));
+          dot(hi[u][r], h, at);
         } else {
-          lo[u][r] = _mm512_dpbusd_epi32(lo[u][r], h, broadcast(at));
+          dot(lo[u][r], h, at);
         }
       }
     }
@@ -126,14 +134,15 @@ void panel_rows(const Job& job, float* out, int64_t ld_out) {
     group.start(job, g);
     for (int32_t i = 0; i < job.lines; i += U) {
 #pragma GCC unroll 4
-      for (int u = 0; u < U; ++u) group.add_line(u, codes + 64 * u, x + 4 * R1 * kSteps * u, y + 4 * R2 * kSteps * u);
+      for (int u = 0; u < U; ++u)
+        group.add_line(u, codes + 64 * u, x + 4 * R1 * kSteps * u, y + 4 * R2 * kSteps * u);
       codes += 64 * U;
       x += 4 * R1 * kSteps * U;
       y += 4 * R2 * kSteps * U;
     }
-    const __m512 scale_w = kP4 ? _mm512_cvtph_ps(_mm256_loadu_si256(
-                                     reinterpret_cast<const __m256i*>(job.w.scales + g * 32)))
-                               : _mm512_set1_ps(1.0f);
+    const __m512 scale_w =
+        kP4 ? _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(job.w.scales + g * 32)))
+            : _mm512_set1_ps(1.0f);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const float scale_a = r < R1 ? job.a.scale[g * R1 + r] : job.b.scale[g * R2 + r - R1];
@@ -158,8 +167,8 @@ constexpr Kernel kKernels[kSmallRows] = {
 
 }  // namespace
 
-void int_small(const PackedMatrix& w, int32_t panel, const Activations& a, int32_t row, int32_t rows, float* out,
-               int64_t ld_out) {
+void int_small(const PackedMatrix& w, int32_t panel, const Activations& a, int32_t row, int32_t rows,
+               float* out, int64_t ld_out) {
   const bool p4 = w.format == Format::P4;
   const IntBlock first = int_block(w, a, row);
   const IntBlock second = rows > kRowBlock ? int_block(w, a, row + kRowBlock) : first;
@@ -167,8 +176,8 @@ void int_small(const PackedMatrix& w, int32_t panel, const Activations& a, int32
   (p4 ? kKernels<true> : kKernels<false>)[rows - 1](job, out, ld_out);
 }
 
-void linear_int(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a, float* out,
-                int64_t ld_out, uint8_t* scratch) {
+void linear_int(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a,
+                float* out, int64_t ld_out, uint8_t* scratch) {
   const int32_t tiled_rows = a.rows > kSmallRows ? a.rows / kRowBlock * kRowBlock : 0;
   const int32_t tiled_end = panel_begin + (panel_end - panel_begin) / kTilePanels * kTilePanels;
   for (int32_t row = 0; row < tiled_rows; row += kTileRows) {

@@ -39,7 +39,9 @@ struct Lanes {
 };
 inline Lanes zero_lanes() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline Lanes load_f32(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-inline __m128i load_half_lanes(const uint16_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+inline __m128i load_half_lanes(const uint16_t* p) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+}
 inline Lanes load_f16(const uint16_t* p) {
   return {_mm256_cvtph_ps(load_half_lanes(p)), _mm256_cvtph_ps(load_half_lanes(p + 8))};
 }

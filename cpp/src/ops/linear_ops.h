@@ -14,9 +14,9 @@ void quantize(const float* x, int64_t ld, int32_t row_begin, int32_t row_end, co
 void unpack_row(const PackedMatrix& w, int32_t row, float* out);
 
 // The two halves of `linear`: int8 activations (P8, P4) and fp32 activations (F32, F16, BF16).
-void linear_int(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a, float* out,
-                int64_t ld_out, uint8_t* scratch);
-void linear_float(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a, float* out,
-                  int64_t ld_out);
+void linear_int(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a,
+                float* out, int64_t ld_out, uint8_t* scratch);
+void linear_float(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a,
+                  float* out, int64_t ld_out);
 
 }  // namespace narrows::NARROWS_ISA_NAMESPACE

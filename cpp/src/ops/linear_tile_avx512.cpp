@@ -1,9 +1,10 @@
-// The prefill tile of AVX-512 VNNI: 8 rows x 48 channels. gcc 12 spills two dozen accumulators per step when they are
-// intrinsic arrays, so one group of k of one tile is a single asm block with fixed registers:
-//   zmm8..zmm31  accumulators, row r in zmm(8+3r)..zmm(10+3r)     zmm0..2  weights of the 3 panels, then their scales
-//   zmm3..7      broadcast activations, then scale products
-// Per k/4 step: 3 loads + 8 broadcasts + 24 vpdpbusd, so only the multipliers limit. Weights of a group are unpacked
-// once into L1 (6 KiB) and used by all row blocks; fp32 sums live in a contiguous [rows][48] block of scratch.
+// The prefill tile of AVX-512 VNNI: 8 rows x 48 channels. gcc 12 spills two dozen accumulators per step when
+// they are intrinsic arrays, so one group of k of one tile is a single asm block with fixed registers:
+//   zmm8..zmm31  accumulators, row r in zmm(8+3r)..zmm(10+3r)     zmm0..2  weights of the 3 panels, then
+//   their scales zmm3..7      broadcast activations, then scale products
+// Per k/4 step: 3 loads + 8 broadcasts + 24 vpdpbusd, so only the multipliers limit. Weights of a group are
+// unpacked once into L1 (6 KiB) and used by all row blocks; fp32 sums live in a contiguous [rows][48] block
+// of scratch.
 #include "linear_int_avx512.h"
 
 #if defined(NARROWS_ISA_AVX512VNNI)
@@ -17,12 +18,12 @@ constexpr int kMaxGroup = 128;
 
 /// The unpacked group of three panels, and what the epilogue needs.
 struct TileGroup {
-  const uint8_t* codes[kTilePanels];                 // 64-byte lines of 4 k
+  const uint8_t* codes[kTilePanels];  // 64-byte lines of 4 k
   alignas(64) float scale[kTilePanels][kPanel];
   alignas(64) int32_t minus_zero[kTilePanels][kPanel];  // int16 in the low halves
-  bool shared_zero;                                  // all channels have `zero`
+  bool shared_zero;                                     // all channels have `zero`
   int32_t zero;
-  int64_t bytes;                                     // of codes per panel
+  int64_t bytes;  // of codes per panel
 };
 
 // clang-format off
@@ -80,12 +81,14 @@ struct TileGroup {
 // clang-format on
 
 /// c[8][48] = fma(float(group sum), scale_w * scale_a, c) for one row block.
-inline void tile_group(const TileGroup& g, const int8_t* a, const float* scale_a, const int32_t* sum, float* c) {
+inline void tile_group(const TileGroup& g, const int8_t* a, const float* scale_a, const int32_t* sum,
+                       float* c) {
   int64_t i = -g.bytes;
   if (g.shared_zero) {
     alignas(32) int32_t start[kRowBlock];
     const __m256i sums = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(sum));
-    _mm256_store_si256(reinterpret_cast<__m256i*>(start), _mm256_mullo_epi32(sums, _mm256_set1_epi32(-g.zero)));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(start),
+                       _mm256_mullo_epi32(sums, _mm256_set1_epi32(-g.zero)));
     NARROWS_TILE(NARROWS_INIT_SHARED);
   } else {
     const int32_t* start = sum;
@@ -98,11 +101,35 @@ inline void unpack_p4(const uint8_t* codes, int32_t lines, uint8_t* to) {
   const __m512i low = _mm512_set1_epi8(15);
   for (int32_t i = 0; i < lines; ++i, codes += 64, to += 128) {
     const __m512i v = _mm512_load_si512(codes);
-    _mm_prefetch(reinterpret_cast<const char*>(codes + 1024), _MM_HINT_T0);
     _mm512_store_si512(to, _mm512_and_si512(v, low));
     _mm512_store_si512(to + 64, _mm512_and_si512(_mm512_srli_epi16(v, 4), low));
   }
 }
+
+/// The codes that come after group g, in these panels or in those of the next tile. They are asked for in
+/// portions between the row blocks, so that they travel while the multipliers work and never fill the miss
+/// buffers at once.
+class Ahead {
+ public:
+  Ahead(const PackedMatrix& w, const IntPanel (&panel)[kTilePanels], int64_t g)
+      : bytes_(int64_t{w.group} * (w.format == Format::P8 ? kPanel : kPanel / 2)) {
+    const bool last = g + 1 == w.groups();
+    for (int p = 0; p < kTilePanels; ++p) {
+      next_[p] = panel[p].codes + (last ? kTilePanels * w.panel_bytes() : (g + 1) * bytes_);
+    }
+  }
+  /// Portion `part` of `parts`; prefetching past the last panel is harmless.
+  void prefetch(int64_t part, int64_t parts) const {
+    const int64_t lines = bytes_ / 64 * kTilePanels;
+    for (int64_t i = lines * part / parts; i < lines * (part + 1) / parts; ++i) {
+      _mm_prefetch(reinterpret_cast<const char*>(next_[i % kTilePanels] + i / kTilePanels * 64), _MM_HINT_T0);
+    }
+  }
+
+ private:
+  const uint8_t* next_[kTilePanels];
+  int64_t bytes_;
+};
 
 void load_group(const PackedMatrix& w, const IntPanel (&panel)[kTilePanels], int64_t g, uint8_t* unpacked,
                 TileGroup* group) {
@@ -118,14 +145,15 @@ void load_group(const PackedMatrix& w, const IntPanel (&panel)[kTilePanels], int
     _mm512_store_ps(group->scale[p], _mm512_cvtph_ps(_mm256_loadu_si256(scale)));
     if (w.has_zero) {
       const __m128i zero = _mm_loadu_si128(reinterpret_cast<const __m128i*>(panel[p].zeros + g * 16));
-      const __m512i minus = _mm512_maskz_sub_epi16(0x55555555, _mm512_setzero_si512(), _mm512_cvtepu8_epi32(zero));
+      const __m512i minus =
+          _mm512_maskz_sub_epi16(0x55555555, _mm512_setzero_si512(), _mm512_cvtepu8_epi32(zero));
       _mm512_store_si512(group->minus_zero[p], minus);
     }
   }
 }
 
-void store_tile(const PackedMatrix& w, const IntPanel (&panel)[kTilePanels], const float* c, int32_t rows, float* out,
-                int64_t ld_out) {
+void store_tile(const PackedMatrix& w, const IntPanel (&panel)[kTilePanels], const float* c, int32_t rows,
+                float* out, int64_t ld_out) {
   for (int p = 0; p < kTilePanels; ++p) {
     const bool p8 = w.format == Format::P8;
     const __m512 scale = p8 ? _mm512_loadu_ps(panel[p].scales) : _mm512_setzero_ps();
@@ -140,9 +168,10 @@ void store_tile(const PackedMatrix& w, const IntPanel (&panel)[kTilePanels], con
 
 }  // namespace
 
-void int_tile(const PackedMatrix& w, int32_t panel, const Activations& a, int32_t row, int32_t rows, float* out,
-              int64_t ld_out, uint8_t* scratch) {
-  const IntPanel panels[kTilePanels] = {int_panel(w, panel), int_panel(w, panel + 1), int_panel(w, panel + 2)};
+void int_tile(const PackedMatrix& w, int32_t panel, const Activations& a, int32_t row, int32_t rows,
+              float* out, int64_t ld_out, uint8_t* scratch) {
+  const IntPanel panels[kTilePanels] = {int_panel(w, panel), int_panel(w, panel + 1),
+                                        int_panel(w, panel + 2)};
   auto* c = reinterpret_cast<float*>(scratch);
   uint8_t* unpacked = scratch + kTileRows * kTileWidth * sizeof(float);
   __builtin_memset(c, 0, static_cast<size_t>(rows) * kTileWidth * sizeof(float));
@@ -155,7 +184,9 @@ void int_tile(const PackedMatrix& w, int32_t panel, const Activations& a, int32_
   const IntBlock first = int_block(w, a, row);
   for (int64_t g = 0; g < groups; ++g) {
     load_group(w, panels, g, unpacked, &group);
+    const Ahead ahead(w, panels, g);
     for (int32_t r = 0; r < rows; r += kRowBlock) {
+      ahead.prefetch(r / kRowBlock, rows / kRowBlock);
       tile_group(group, first.codes + r * padded_k + g * w.group * kRowBlock,
                  first.scale + r * groups + g * kRowBlock, first.sum + r * groups + g * kRowBlock,
                  c + r * kTileWidth);

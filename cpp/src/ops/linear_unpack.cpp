@@ -1,4 +1,5 @@
-// One row of a packed matrix back to floats: the embedding lookup. A strided gather of k values, scalar everywhere.
+// One row of a packed matrix back to floats: the embedding lookup. A strided gather of k values, scalar
+// everywhere.
 #include "linear_half.h"
 #include "linear_ops.h"
 

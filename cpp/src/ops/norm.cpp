@@ -1,5 +1,5 @@
-// RMS and layer normalisation of one row. Four vectors of partial sums; the variance of layer_norm is taken in a
-// second pass around the mean, so a large mean costs no digits.
+// RMS and layer normalisation of one row. Four vectors of partial sums; the variance of layer_norm is taken
+// in a second pass around the mean, so a large mean costs no digits.
 #include "ops/float_ops.h"
 #include "vec/vec.h"
 
@@ -8,7 +8,9 @@ namespace {
 
 constexpr int kLanes = 4;  // independent sums: hides the latency of one addition behind three others
 
-inline float sum_lanes(const Vec* sums) { return reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3]))); }
+inline float sum_lanes(const Vec* sums) {
+  return reduce_add(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
+}
 
 // Sum over i of (x[i] - centre)^2.
 float sum_squares(const float* x, float centre, int32_t n) {
@@ -52,7 +54,8 @@ void rms_norm(const float* x, const float* weight, float eps, float* out, int32_
   }
 }
 
-void layer_norm(const float* x, const float* weight, const float* bias_or_null, float eps, float* out, int32_t n) {
+void layer_norm(const float* x, const float* weight, const float* bias_or_null, float eps, float* out,
+                int32_t n) {
   const float mean = sum(x, n) / static_cast<float>(n);
   const Vec centre = broadcast(mean);
   const Vec factor = broadcast(1.0f / __builtin_sqrtf(sum_squares(x, mean, n) / static_cast<float>(n) + eps));

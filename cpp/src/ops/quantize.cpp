@@ -1,7 +1,7 @@
 // Activations to int8, symmetric per (row, group), in the block layout of narrows/formats.h.
-// scale = max|x| / 127, code = round-to-even(x * (127 / max|x|)). A group below 1e-36 counts as zero (127 / max|x|
-// would overflow). A group with a NaN or an infinity gets scale NaN and codes 0: the outputs it feeds become NaN,
-// which the sampler reports, and no float-to-int conversion is ever out of range.
+// scale = max|x| / 127, code = round-to-even(x * (127 / max|x|)). A group below 1e-36 counts as zero (127 /
+// max|x| would overflow). A group with a NaN or an infinity gets scale NaN and codes 0: the outputs it feeds
+// become NaN, which the sampler reports, and no float-to-int conversion is ever out of range.
 #include <cstring>
 
 #include "linear_half.h"
@@ -85,7 +85,8 @@ uint32_t max_abs_bits(const float* x, int32_t group) {
 }
 
 int32_t round_codes(const float* x, int32_t group, float inverse, int8_t* codes) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it leaves the integer, rounded to even, in the low bits
+  constexpr float kMagic =
+      12582912.0f;  // 1.5 * 2^23: adding it leaves the integer, rounded to even, in the low bits
   int32_t sum = 0;
   for (int32_t i = 0; i < group; ++i) {
     const float shifted = x[i] * inverse + kMagic;
@@ -134,7 +135,8 @@ void quantize(const float* x, int64_t ld, int32_t row_begin, int32_t row_end, co
       const int64_t at = first * groups + g * block_rows + r;
       quantize_group(source, a.group, codes, a.scale + at, a.sum + at);
       int8_t* to = block + (g * (a.group / 4) * block_rows + r) * 4;
-      for (int32_t j = 0; j < a.group / 4; ++j) std::memcpy(to + int64_t{j} * block_rows * 4, codes + 4 * j, 4);
+      for (int32_t j = 0; j < a.group / 4; ++j)
+        std::memcpy(to + int64_t{j} * block_rows * 4, codes + 4 * j, 4);
     }
   }
 }

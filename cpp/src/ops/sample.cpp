@@ -16,7 +16,8 @@ inline Vec load_or(const float* x, int32_t left, float filler) {
 
 // Largest value, NaN passed over; -inf where there is none.
 float max_value(const float* x, int32_t n) {
-  Vec best[kLanes] = {broadcast(-kInfinity), broadcast(-kInfinity), broadcast(-kInfinity), broadcast(-kInfinity)};
+  Vec best[kLanes] = {broadcast(-kInfinity), broadcast(-kInfinity), broadcast(-kInfinity),
+                      broadcast(-kInfinity)};
   int32_t i = 0;
   for (; i + kLanes * kWidth <= n; i += kLanes * kWidth) {
     for (int lane = 0; lane < kLanes; ++lane) best[lane] = max_of(load(x + i + lane * kWidth), best[lane]);

@@ -1,8 +1,8 @@
-// A vector of floats of the instruction set this unit is compiled for: width 1 (generic), 8 (avx2) or 16 (avx512).
-// The generic twin (vec_scalar.h) is the meaning of every function. Reductions use a fixed order, so a result depends
-// on the values only. max_of and min_of return their second operand where either one is NaN. Lanes past `n` of a
-// partial load are 0. No std templates in here or in src/ops: of a copy compiled with AVX-512 flags the linker could
-// make the one copy of every CPU.
+// A vector of floats of the instruction set this unit is compiled for: width 1 (generic), 8 (avx2) or 16
+// (avx512). The generic twin (vec_scalar.h) is the meaning of every function. Reductions use a fixed order,
+// so a result depends on the values only. max_of and min_of return their second operand where either one is
+// NaN. Lanes past `n` of a partial load are 0. No std templates in here or in src/ops: of a copy compiled
+// with AVX-512 flags the linker could make the one copy of every CPU.
 #pragma once
 #include "ops/isa.h"
 

@@ -27,7 +27,9 @@ inline Vec load_f16_partial(const uint16_t* p, int n) {
 }
 inline __m256i to_f16(Vec v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline void store_f16(uint16_t* p, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_f16(v)); }
-inline void store_f16_partial(uint16_t* p, Vec v, int n) { _mm256_mask_storeu_epi16(p, first_lanes(n), to_f16(v)); }
+inline void store_f16_partial(uint16_t* p, Vec v, int n) {
+  _mm256_mask_storeu_epi16(p, first_lanes(n), to_f16(v));
+}
 
 inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
@@ -40,10 +42,14 @@ inline Vec abs_of(Vec a) { return _mm512_abs_ps(a); }
 inline Vec copy_sign(Vec magnitude, Vec sign) {
   return _mm512_or_ps(_mm512_and_ps(sign, _mm512_set1_ps(-0.0f)), magnitude);
 }
-inline Vec round_nearest(Vec a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec round_nearest(Vec a) {
+  return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 inline Vec times_pow2(Vec a, Vec n) { return _mm512_scalef_ps(a, n); }
 
-inline Mask not_less(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }  // true where either is NaN
+inline Mask not_less(Vec a, Vec b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ);
+}  // true where either is NaN
 inline Mask equal(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
 inline Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
 inline bool any(Mask m) { return m != 0; }

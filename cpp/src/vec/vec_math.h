@@ -1,6 +1,6 @@
-// exp, tanh, erf and the logistic function of a Vec: the same polynomials on every instruction set. NaN stays NaN;
-// no finite or infinite input makes one. Included by vec.h. Coefficients: Cephes expf, tanhf, erff (S. Moshier) and
-// Abramowitz & Stegun 7.1.26.
+// exp, tanh, erf and the logistic function of a Vec: the same polynomials on every instruction set. NaN stays
+// NaN; no finite or infinite input makes one. Included by vec.h. Coefficients: Cephes expf, tanhf, erff (S.
+// Moshier) and Abramowitz & Stegun 7.1.26.
 #pragma once
 #include "ops/isa.h"
 

@@ -1,5 +1,5 @@
-// The generic twin of Vec: one lane, plain C++, any CPU. Included by vec.h only. fma rounds twice here: without the
-// instruction a single rounding would be a library call per multiplication.
+// The generic twin of Vec: one lane, plain C++, any CPU. Included by vec.h only. fma rounds twice here:
+// without the instruction a single rounding would be a library call per multiplication.
 #pragma once
 #include <cstdint>
 
@@ -27,7 +27,8 @@ inline float from_f16(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
   const uint32_t exponent = (h >> 10) & 0x1fu;
   const uint32_t fraction = h & 0x3ffu;
-  if (exponent == 31) return float_of(sign | 0x7f800000u | (fraction << 13) | (fraction != 0 ? 0x400000u : 0u));
+  if (exponent == 31)
+    return float_of(sign | 0x7f800000u | (fraction << 13) | (fraction != 0 ? 0x400000u : 0u));
   if (exponent != 0) return float_of(sign | ((exponent + 112) << 23) | (fraction << 13));
   const float subnormal = static_cast<float>(fraction) * 0x1p-24f;
   return float_of(sign | bits_of(subnormal));
@@ -39,8 +40,10 @@ inline uint16_t f16_of(float x) {
   const uint32_t sign = (bits >> 16) & 0x8000u;
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u | ((magnitude >> 13) & 0x1ffu));
-  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 65520 is the first that rounds up
-  if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 leaves the code in the last bits, rounded by the FPU
+  if (magnitude >= 0x477ff000u)
+    return static_cast<uint16_t>(sign | 0x7c00u);  // 65520 is the first that rounds up
+  if (magnitude <
+      0x38800000u) {  // below 2^-14: adding 0.5 leaves the code in the last bits, rounded by the FPU
     const uint32_t code = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000u;
     return static_cast<uint16_t>(sign | code);
   }
@@ -79,7 +82,8 @@ inline Vec times_pow2(Vec a, Vec n) {  // in two factors: n may reach 128 and -1
   if (a != a) return a;
   const int i = static_cast<int>(n);
   const int half = i >> 1;
-  return a * float_of(static_cast<uint32_t>(half + 127) << 23) * float_of(static_cast<uint32_t>(i - half + 127) << 23);
+  return a * float_of(static_cast<uint32_t>(half + 127) << 23) *
+         float_of(static_cast<uint32_t>(i - half + 127) << 23);
 }
 
 inline Mask not_less(Vec a, Vec b) { return !(a < b); }  // true where either is NaN

@@ -1,7 +1,7 @@
 """`narrows chat`: a conversation in the terminal, in this process, without HTTP.
 
-In: lines typed by the user. Out: answers as they are made, each with a line of figures. Ctrl-C stops an answer, Ctrl-D
-or /exit the conversation; /new starts over.
+In: lines typed by the user. Out: answers as they are made, each with a line of figures. Ctrl-C stops an
+answer, Ctrl-D or /exit the conversation; /new starts over.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import TextIO
 
 from narrows.engine.client import RequestStream, SamplingParams, Timing, draw_seed
-from narrows.engine.local import LLM, Rules
+from narrows.engine.local import LLM
 from narrows.errors import CallerError, ContextTooLong
-from narrows.serve.options import add_model_options, load_model
+from narrows.serve.options import add_model_options, open_model
 from narrows.serve.progress import packing_progress
 
 PROMPT = "> "
@@ -31,14 +31,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     with packing_progress() as progress:
-        loaded = load_model(arguments, progress=progress)
-    with LLM.over(loaded.client, loaded.tokenizer) as llm:
+        opened = open_model(arguments, progress=progress)
+    with LLM.over(opened.client, opened.tokenizer) as llm:
         conversation = Conversation(llm, arguments, output=sys.stdout)
         return conversation.run(lambda: input(PROMPT if sys.stdin.isatty() else ""))
 
 
 class Conversation:
-    """The turns so far. Where they no longer fit into the context, the oldest are forgotten, and that is said."""
+    """The turns so far. Where they no longer fit into the context, the oldest are forgotten, and that is
+    said.
+    """
 
     def __init__(self, llm: LLM, arguments: argparse.Namespace, *, output: TextIO) -> None:
         self._llm = llm
@@ -82,7 +84,7 @@ class Conversation:
         while True:
             try:
                 return self._llm.stream_chat(
-                    [*self._system, *self._turns], sampling, rules=Rules(max_tokens=arguments.max_tokens)
+                    [*self._system, *self._turns], sampling, max_tokens=arguments.max_tokens
                 )
             except ContextTooLong:
                 if len(self._turns) < 3:

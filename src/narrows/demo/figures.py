@@ -1,6 +1,7 @@
 """The figures of one stream, each with what it is compared with: the lines `narrows demo` ends with.
 
-In: times as the client saw them, bytes as the server reports them, bandwidths as measured. Out: lines of text.
+In: times as the client saw them, bytes as the server reports them, bandwidths as measured. Out: lines of
+text.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class StreamFigures:
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """Measured on this machine, with the threads the server used. Cache: reading the model's size again and again."""
+    """Measured on this machine, with the threads the server used. Cache: reading the model's size again and
+    again.
+    """
 
     memory_gb_per_s: float
     cache_bytes: int
@@ -54,13 +57,13 @@ def lines(figures: StreamFigures, ceiling: Ceiling) -> list[str]:
     made.append(f"TPOT      {figures.per_token_s * 1e3:.2f} ms, {figures.num_output} tokens")
     made.append(
         f"speed     {per_s:.0f} tokens/s x {figures.bytes_per_token / MB:.1f} MB = {gb_per_s:.1f} GB/s, "
-        f"{gb_per_s / ceiling.memory_gb_per_s:.0%} of the {ceiling.memory_gb_per_s:.1f} GB/s this machine reads "
+        f"{gb_per_s / ceiling.memory_gb_per_s:.0%} of this machine's {ceiling.memory_gb_per_s:.1f} GB/s "
         "from memory"
     )
     if ceiling.cache_gb_per_s is not None:
         made.append(
-            f"          (the model fits into the {ceiling.cache_bytes / MB:.0f} MB cache, from where this machine reads "
-            f"{ceiling.cache_gb_per_s:.1f} GB/s: {gb_per_s / ceiling.cache_gb_per_s:.0%} of that; "
-            "the fraction of memory may pass 100 %)"
+            f"          {gb_per_s / ceiling.cache_gb_per_s:.0%} of its {ceiling.cache_gb_per_s:.1f} GB/s "
+            f"from cache: the model fits into {ceiling.cache_bytes / MB:.0f} MB of it, so the line above may "
+            "pass 100 %"
         )
     return made

@@ -1,10 +1,12 @@
 """A server in a process of its own, as a user would start it: `narrows serve` on a free loopback port.
 
-In: the words of the command. Out: its URL and the lines it printed. Leaving the context sends SIGTERM and waits.
+In: the words of the command. Out: its URL and the lines it printed. Leaving the context sends SIGTERM and
+waits.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from typing import IO
 
 from narrows.errors import InternalError, NarrowsError
 from narrows.serve.banner import URL_PREFIX
+from narrows.serve.config import API_KEY_VARIABLE
 
 STOP_TIMEOUT_S = 20.0
 
@@ -22,20 +25,38 @@ STOP_TIMEOUT_S = 20.0
 class ServerFailed(NarrowsError):
     """The server process ended before it was ready; its own message stands above on stderr."""
 
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"the server did not start (exit code {exit_code}); see its message above")
+        self.exit_code = exit_code
+
 
 class ServerProcess:
-    """Use with `with`. `start_s`: from starting the process until it said it listens."""
+    """Use with `with`. `began_s`: when the process was started, by time.perf_counter."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self._words = list(words)
         self.lines: list[str] = []
         self.url = ""
-        self.start_s = 0.0
+        self.began_s = 0.0
 
     def __enter__(self) -> ServerProcess:
-        began_s = time.perf_counter()
-        command = [sys.executable, "-m", "narrows.cli", "serve", *self._words, "--host", "127.0.0.1", "--port", "0"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1)
+        command = [
+            sys.executable,
+            "-m",
+            "narrows.cli",
+            "serve",
+            *self._words,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            "0",
+        ]
+        # A key meant for the user's own server would lock the demo out of its one.
+        environment = {name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE}
+        self.began_s = time.perf_counter()
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
+        )
         assert self._process.stdout is not None
         try:
             self._await_url(self._process.stdout)
@@ -43,7 +64,6 @@ class ServerProcess:
             self._process.kill()
             self._process.wait()
             raise
-        self.start_s = time.perf_counter() - began_s
         # The pipe must not fill up, or the server would block in a print.
         threading.Thread(target=self._process.stdout.read, daemon=True).start()
         return self
@@ -67,4 +87,4 @@ class ServerProcess:
             if line.startswith(URL_PREFIX):
                 self.url = line.removeprefix(URL_PREFIX).strip()
                 return
-        raise ServerFailed(f"the server did not start (exit code {self._process.wait()}); see its message above")
+        raise ServerFailed(self._process.wait())

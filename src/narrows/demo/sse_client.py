@@ -22,7 +22,9 @@ class StreamFailed(NarrowsError):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One event: text, the last one of which has usage. `since_sent_s` counts from the request's last byte sent."""
+    """One event: text, the last one of which has usage. `since_sent_s` counts from the request's last byte
+    sent.
+    """
 
     text: str
     since_sent_s: float
@@ -68,3 +70,19 @@ def _piece(event: Mapping[str, Any], since_sent_s: float) -> Piece:
         raise StreamFailed(event["error"]["message"])
     text = "".join(choice["delta"].get("content", "") for choice in event["choices"])
     return Piece(text, since_sent_s, event.get("usage"))
+
+
+def wait_until_ready(url: str, *, timeout_s: float = 30.0) -> float:
+    """Asks /ready until it says yes; returns when that was, by time.perf_counter."""
+    parts = urlsplit(url)
+    end_s = time.perf_counter() + timeout_s
+    while time.perf_counter() < end_s:
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_s)
+        try:
+            connection.request("GET", "/ready")
+            if connection.getresponse().status == http.client.OK:
+                return time.perf_counter()
+        finally:
+            connection.close()
+        time.sleep(0.01)
+    raise StreamFailed(f"the server at {url} was not ready within {timeout_s:g} s")

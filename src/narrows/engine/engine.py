@@ -17,7 +17,7 @@ from narrows.engine.request import GenerationRequest, Request, RequestLimits, ma
 from narrows.engine.scheduler import Scheduler
 from narrows.engine.step import Runner, Sampled, Step
 from narrows.engine.stopper import make_automaton
-from narrows.errors import InvalidModel, NarrowsError
+from narrows.errors import InternalError, InvalidModel, NarrowsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,19 @@ class Engine:
         rules = OutputRules(make_automaton(asked.stop), asked.include_stop_text, request.params.min_tokens)
         return Ticket(request, OutputText(self._vocabulary, rules))
 
-    def add(self, ticket: Ticket) -> None:
-        self._texts[ticket.request.request_id] = ticket.text
-        self.scheduler.add(ticket.request)
+    def add(self, ticket: Ticket) -> Output | None:
+        """Queues a request. Gives its end where the runner does not take it: the others go on."""
+        request = ticket.request
+        try:
+            self._runner.add(request.request_id, request.params, tuple(request.token_ids))
+        except Exception as error:
+            self.counters.failed += 1
+            refusal = InternalError(f"the runner refused a request that had passed every check: {error}")
+            refusal.__cause__ = error
+            return Output(request.request_id, error=refusal)
+        self._texts[request.request_id] = ticket.text
+        self.scheduler.add(request)
+        return None
 
     def abort(self, request_id: int) -> Output | None:
         """Ends a request between two steps: its blocks are free at once. None where it has ended already."""
@@ -114,7 +124,7 @@ class Engine:
         """Runs one step; there is work. An exception means that the engine is broken."""
         began_s = perf_counter()
         step = self.scheduler.schedule()
-        self._introduce(began_s)
+        self._note_admitted(began_s)
         run_began_s = perf_counter()
         result = self._runner.run(step)
         ran_s = perf_counter()
@@ -131,12 +141,10 @@ class Engine:
     def close(self) -> None:
         self._runner.close()
 
-    def _introduce(self, now_s: float) -> None:
-        """Requests in their first step get their sampling state, which a preemption leaves alone."""
+    def _note_admitted(self, now_s: float) -> None:
         for request in self.scheduler.admitted:
             request.admitted_s = now_s
             self.counters.prompt_tokens += request.num_prompt
-            self._runner.add(request.request_id, request.params, tuple(request.token_ids))
 
     def _output(self, request: Request, sampled: Sampled | None, now_s: float) -> Output | None:
         """The text that a token brought; None where there is nothing to show yet."""
@@ -206,8 +214,7 @@ class Engine:
 
     def _forget(self, request: Request) -> None:
         del self._texts[request.request_id]
-        if request.admitted_s is not None:
-            self._runner.remove(request.request_id)
+        self._runner.remove(request.request_id)
 
     def _count(self, step: Step, run_s: float) -> None:
         counters = self.counters

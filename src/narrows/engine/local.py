@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack, cast
 
 from narrows.engine.client import (
     Chunk,
@@ -25,8 +25,12 @@ from narrows.engine.client import (
     TokenRecord,
     draw_seed,
 )
-from narrows.engine.load import LoadOptions, load_engine
+from narrows.engine.config import EngineConfig
+from narrows.engine.load import load_engine
 from narrows.errors import InternalError, Overloaded
+
+if TYPE_CHECKING:
+    from narrows.runners.options import CpuOptions
 
 Prompt = str | Sequence[int]  # a text, or token ids
 Messages = Sequence[Mapping[str, Any]]  # [{"role": "user", "content": "..."}, ...]
@@ -51,17 +55,34 @@ class Completion:
     timing: Timing
 
 
+class Rules(TypedDict, total=False):
+    """Keywords of every method that generates: GenerationRequest's fields, with its defaults."""
+
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    include_stop_text: bool
+    ignore_eos: bool
+    prompt_logprobs: int | None
+
+
 class LLM:
     """A model ready to answer. Thread-safe.
 
     `sampling` None draws with temperature 1 and a fresh seed; a SamplingParams is used as it is, so the same
-    one gives the same answer. `max_tokens` None goes on to the model's end token or the end of the context.
-    What else a GenerationRequest offers goes through `client.submit`. Errors: see EngineClient.submit and
-    RequestStream.
+    one gives the same answer. Without max_tokens an answer goes on to the model's end token or the end of the
+    context. Errors: see EngineClient.submit and RequestStream.
     """
 
-    def __init__(self, model: str | Path | None = None, *, options: LoadOptions | None = None) -> None:
-        loaded = load_engine(model, options or LoadOptions())
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        options: CpuOptions | None = None,
+        config: EngineConfig | None = None,
+        offline: bool = False,
+    ) -> None:
+        """`model`: a folder, a hub id, or None for the embedded one. `options`: weights, threads, memory."""
+        loaded = load_engine(model, options=options, config=config, offline=offline)
         self._attach(loaded.client, loaded.tokenizer)
 
     @classmethod
@@ -79,15 +100,10 @@ class LLM:
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling: SamplingParams | None = None,
-        *,
-        max_tokens: int | None = None,
-        stop: tuple[str, ...] = (),
-        ignore_eos: bool = False,
+        **rules: Unpack[Rules],
     ) -> list[Completion]:
         """One answer per prompt, in their order; any number of prompts, run together as far as they fit."""
-        requests = [
-            _request(ids, sampling, max_tokens, stop, ignore_eos) for ids in self._encode_all(prompts)
-        ]
+        requests = [_request(ids, sampling, rules) for ids in self._encode_all(prompts)]
         answers: list[Completion] = []
         under_way: deque[RequestStream] = deque()
         try:
@@ -108,15 +124,10 @@ class LLM:
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling: SamplingParams | None = None,
-        *,
-        max_tokens: int | None = None,
-        stop: tuple[str, ...] = (),
-        ignore_eos: bool = False,
+        **rules: Unpack[Rules],
     ) -> list[Completion]:
         """`generate` for an event loop; cancelling it aborts what is under way."""
-        requests = [
-            _request(ids, sampling, max_tokens, stop, ignore_eos) for ids in self._encode_all(prompts)
-        ]
+        requests = [_request(ids, sampling, rules) for ids in self._encode_all(prompts)]
         answers: list[Completion] = []
         under_way: deque[RequestStream] = deque()
         try:
@@ -134,64 +145,29 @@ class LLM:
         return answers
 
     def stream(
-        self,
-        prompt: Prompt,
-        sampling: SamplingParams | None = None,
-        *,
-        max_tokens: int | None = None,
-        stop: tuple[str, ...] = (),
-        ignore_eos: bool = False,
+        self, prompt: Prompt, sampling: SamplingParams | None = None, **rules: Unpack[Rules]
     ) -> RequestStream:
         """The answer as it comes, for `for` and `async for`; dropping the stream aborts it."""
-        return self._client.submit(_request(self._encode(prompt), sampling, max_tokens, stop, ignore_eos))
+        return self._submit(_request(self._encode(prompt), sampling, rules))
 
     def chat(
-        self,
-        messages: Messages,
-        sampling: SamplingParams | None = None,
-        *,
-        max_tokens: int | None = None,
-        stop: tuple[str, ...] = (),
-        ignore_eos: bool = False,
+        self, messages: Messages, sampling: SamplingParams | None = None, **rules: Unpack[Rules]
     ) -> Completion:
         """The answer to a conversation, written out with the model's chat template."""
-        return _complete(
-            list(
-                self.stream_chat(messages, sampling, max_tokens=max_tokens, stop=stop, ignore_eos=ignore_eos)
-            )
-        )
+        return _complete(list(self.stream_chat(messages, sampling, **rules)))
 
     async def achat(
-        self,
-        messages: Messages,
-        sampling: SamplingParams | None = None,
-        *,
-        max_tokens: int | None = None,
-        stop: tuple[str, ...] = (),
-        ignore_eos: bool = False,
+        self, messages: Messages, sampling: SamplingParams | None = None, **rules: Unpack[Rules]
     ) -> Completion:
-        return _complete(
-            [
-                chunk
-                async for chunk in self.stream_chat(
-                    messages, sampling, max_tokens=max_tokens, stop=stop, ignore_eos=ignore_eos
-                )
-            ]
-        )
+        return _complete([chunk async for chunk in self.stream_chat(messages, sampling, **rules)])
 
     def stream_chat(
-        self,
-        messages: Messages,
-        sampling: SamplingParams | None = None,
-        *,
-        max_tokens: int | None = None,
-        stop: tuple[str, ...] = (),
-        ignore_eos: bool = False,
+        self, messages: Messages, sampling: SamplingParams | None = None, **rules: Unpack[Rules]
     ) -> RequestStream:
         """`stream` for a conversation."""
         # The template spells out begin tokens itself.
         prompt_ids = self._codec.encode(self._codec.render_chat(messages), add_special=False)
-        return self._client.submit(_request(tuple(prompt_ids), sampling, max_tokens, stop, ignore_eos))
+        return self._submit(_request(tuple(prompt_ids), sampling, rules))
 
     def close(self) -> None:
         """Ends the engine's thread and frees the model; may be called twice."""
@@ -218,6 +194,12 @@ class LLM:
         several = [cast(Prompt, prompts)] if is_one else cast(Sequence[Prompt], prompts)
         return [self._encode(prompt) for prompt in several]
 
+    def _submit(self, request: GenerationRequest) -> RequestStream:
+        """A stream that keeps the LLM: `for chunk in LLM().stream(...)` must not close its own engine."""
+        stream = self._client.submit(request)
+        weakref.finalize(stream, _let_go, self).atexit = False
+        return stream
+
     def _try_submit(self, request: GenerationRequest, *, has_others: bool) -> RequestStream | None:
         """None where the queue is full and a request of our own will make room."""
         try:
@@ -228,15 +210,13 @@ class LLM:
             raise
 
 
-def _request(
-    prompt_ids: tuple[int, ...],
-    sampling: SamplingParams | None,
-    max_tokens: int | None,
-    stop: tuple[str, ...],
-    ignore_eos: bool,
-) -> GenerationRequest:
+def _let_go(_: LLM) -> None:
+    """Was referred to as long as a stream needed it."""
+
+
+def _request(prompt_ids: tuple[int, ...], sampling: SamplingParams | None, rules: Rules) -> GenerationRequest:
     sampling = sampling if sampling is not None else SamplingParams(seed=draw_seed())
-    return GenerationRequest(prompt_ids, sampling, max_tokens, stop, ignore_eos=ignore_eos)
+    return GenerationRequest(prompt_ids=prompt_ids, sampling=sampling, **rules)
 
 
 def _complete(chunks: list[Chunk]) -> Completion:

@@ -22,6 +22,7 @@ MAX_SEED = (1 << 64) - 1
 # Below this a temperature draws the most likely token anyway, and logits / temperature would overflow
 # float32.
 GREEDY_TEMPERATURE = 1e-4
+LEAST_TOP_P = 1e-6  # below it only the most likely token is left, and float32 ends somewhere
 
 _FLOAT_RANGES = (
     ("temperature", 0.0, 100.0),
@@ -131,6 +132,7 @@ def validate_sampling(params: SamplingParams, *, vocab_size: int) -> SamplingPar
     return replace(
         params,
         top_k=min(params.top_k, vocab_size),
+        top_p=max(params.top_p, LEAST_TOP_P),
         top_logprobs=None if params.top_logprobs is None else min(params.top_logprobs, vocab_size),
         temperature=0.0 if params.temperature < GREEDY_TEMPERATURE else params.temperature,
     )

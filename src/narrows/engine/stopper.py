@@ -91,8 +91,8 @@ def make_automaton(stops: tuple[str, ...]) -> StopAutomaton | None:
     """Checks the strings; None where there are none."""
     if not stops:
         return None
-    if any(not isinstance(stop, str) or not stop for stop in stops):
-        raise InvalidRequest("every stop string must be a text of at least one character", param="stop")
+    if isinstance(stops, str) or any(not isinstance(stop, str) or not stop for stop in stops):
+        raise InvalidRequest("stop must be a list of texts of at least one character each", param="stop")
     num_characters = sum(map(len, stops))
     if len(stops) > MAX_STOP_STRINGS or num_characters > MAX_STOP_CHARACTERS:
         raise InvalidRequest(

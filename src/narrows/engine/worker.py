@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from time import perf_counter
 
 from narrows.engine.client import EngineInfo, EngineStats, RequestStream
-from narrows.engine.engine import Engine, Output
+from narrows.engine.engine import Engine, Output, Ticket
 from narrows.engine.mailbox import Mailbox, MailboxStream, Wakeups
 from narrows.engine.request import GenerationRequest
 from narrows.errors import InternalError, NarrowsError, Overloaded, RequestAborted
@@ -66,7 +66,7 @@ class EngineWorker:
                 self._num_refused += 1
                 raise self._overloaded()
             self._mailboxes[request_id] = mailbox
-            self._commands.put(partial(self._engine.add, ticket))
+            self._commands.put(partial(self._add, ticket))
         return MailboxStream(request_id, mailbox, abort=self._request_abort)
 
     def stats(self) -> EngineStats:
@@ -155,6 +155,11 @@ class EngineWorker:
 
     def _stop(self) -> None:
         self._must_stop = True
+
+    def _add(self, ticket: Ticket) -> None:
+        output = self._engine.add(ticket)
+        if output is not None:
+            self._deliver([output])
 
     def _abort(self, request_id: int) -> None:
         output = self._engine.abort(request_id)

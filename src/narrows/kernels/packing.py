@@ -41,7 +41,9 @@ def pack_matrix(
         pool=pool,
     )
     if non_finite:
-        raise InvalidModel(f"{name} holds {non_finite} values that are NaN or infinite; download the model again")
+        raise InvalidModel(
+            f"{name} holds {non_finite} values that are NaN or infinite; download the model again"
+        )
 
 
 def unpack_matrix(data: Bytes, shape: PackedShape) -> npt.NDArray[np.float32]:

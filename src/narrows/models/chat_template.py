@@ -28,7 +28,9 @@ def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
         value = named.get("default")
     if value is not None and not isinstance(value, str):
-        raise InvalidModel(f"{folder / 'tokenizer_config.json'}: chat_template is neither a text nor a list of named ones")
+        raise InvalidModel(
+            f"{folder / 'tokenizer_config.json'}: chat_template is neither a text nor a list of named ones"
+        )
     return value
 
 
@@ -59,7 +61,9 @@ class ChatTemplate:
                 f"the model's chat template refused these messages: {error}", param="messages"
             ) from error
         except RecursionError as error:
-            raise InvalidRequest("the model's chat template does not end on these messages", param="messages") from error
+            raise InvalidRequest(
+                "the model's chat template does not end on these messages", param="messages"
+            ) from error
         return str(rendered)
 
 

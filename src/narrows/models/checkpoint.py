@@ -106,7 +106,9 @@ class Checkpoint:
         owner = self._owner.get(name)
         if owner is None:
             folder = self._files[0].path.parent
-            raise InvalidModel(f"{folder}: tensor {name!r} is missing, which config.json asks for; download it again")
+            raise InvalidModel(
+                f"{folder}: tensor {name!r} is missing, which config.json asks for; download it again"
+            )
         return owner.entries[name]
 
     def _bits(self, name: str) -> npt.NDArray[np.uint8]:
@@ -152,15 +154,19 @@ def _only_file(folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise InvalidModel(f"{folder} holds {len(found)} safetensors files but no {INDEX_NAME}; download it again")
+        raise InvalidModel(
+            f"{folder} holds {len(found)} safetensors files but no {INDEX_NAME}; download it again"
+        )
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise InvalidModel(
             f"{folder} holds only pickled weights ({pickles[0]}), which can run any code when loaded, so Narrows never "
-            "does. Where you trust the file, convert it: python -c \"from transformers import AutoModelForCausalLM as "
+            'does. Where you trust the file, convert it: python -c "from transformers import AutoModelForCausalLM as '
             "M; M.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\""
         )
-    raise InvalidModel(f"{folder} holds no *.safetensors; a model folder needs config.json, weights and tokenizer.json")
+    raise InvalidModel(
+        f"{folder} holds no *.safetensors; a model folder needs config.json, weights and tokenizer.json"
+    )
 
 
 def _open_shards(folder: Path) -> Checkpoint:
@@ -175,8 +181,12 @@ def _open_shards(folder: Path) -> Checkpoint:
     owner = {tensor: files[name] for tensor, name in weight_map.items()}
     for tensor, file in owner.items():
         if tensor not in file.entries:
-            raise InvalidModel(f"{file.path} lacks tensor {tensor!r}, which {INDEX_NAME} says it holds; download it again")
+            raise InvalidModel(
+                f"{file.path} lacks tensor {tensor!r}, which {INDEX_NAME} says it holds; download it again"
+            )
     unlisted = sorted(set().union(*(file.entries for file in files.values())) - set(owner))
     if unlisted:
-        raise InvalidModel(f"{folder / INDEX_NAME} does not list {unlisted[0]!r}, which a shard holds; download it again")
+        raise InvalidModel(
+            f"{folder / INDEX_NAME} does not list {unlisted[0]!r}, which a shard holds; download it again"
+        )
     return Checkpoint(tuple(files.values()), owner)

@@ -60,8 +60,9 @@ class ReferenceModel:
         tokens, size = len(x), layer.head_dim
         split = [layer.heads * size, layer.kv_heads * size, layer.kv_heads * size]
         q, k, v = (part.view(tokens, -1, size) for part in self._linear(layer.qkv, x).split(split, dim=-1))
-        q, k = self._rope(layer, self._norm(layer.q_norm, q, rms=True)), self._rope(
-            layer, self._norm(layer.k_norm, k, rms=True)
+        q, k = (
+            self._rope(layer, self._norm(layer.q_norm, q, rms=True)),
+            self._rope(layer, self._norm(layer.k_norm, k, rms=True)),
         )
         group = layer.heads // layer.kv_heads
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
@@ -79,7 +80,10 @@ class ReferenceModel:
             return heads
         rope = self.spec.ropes[layer.rope]
         angles = torch.arange(len(heads), dtype=torch.float32)[:, None] * torch.tensor(rope.inv_freq)
-        cos, sin = (angles.cos() * rope.attention_factor)[:, None], (angles.sin() * rope.attention_factor)[:, None]
+        cos, sin = (
+            (angles.cos() * rope.attention_factor)[:, None],
+            (angles.sin() * rope.attention_factor)[:, None],
+        )
         half = len(rope.inv_freq)
         first, second, rest = heads.split([half, half, heads.shape[-1] - 2 * half], dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)

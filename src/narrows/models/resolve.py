@@ -24,9 +24,13 @@ def resolve_model(model: str | Path | None, *, offline: bool = False) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
-        raise InvalidModel(f"{path} is a file; give the folder that holds config.json and the safetensors files")
+        raise InvalidModel(
+            f"{path} is a file; give the folder that holds config.json and the safetensors files"
+        )
     if isinstance(model, Path) or not _HUB_ID.fullmatch(model) or model.count("/") != 1:
-        raise InvalidModel(f"{path} does not exist; give a model folder or a hub id such as HuggingFaceTB/SmolLM2-135M")
+        raise InvalidModel(
+            f"{path} does not exist; give a model folder or a hub id such as HuggingFaceTB/SmolLM2-135M"
+        )
     return _download(model, offline=offline)
 
 
@@ -34,7 +38,9 @@ def embedded_model() -> Path:
     """The model that is shipped inside the package."""
     folder = Path(str(resources.files("narrows.demo"))) / "model"
     if not (folder / "config.json").is_file():
-        raise InvalidModel(f"the embedded model is missing from {folder}; reinstall narrows or name a model folder")
+        raise InvalidModel(
+            f"the embedded model is missing from {folder}; reinstall narrows or name a model folder"
+        )
     return folder
 
 
@@ -50,8 +56,16 @@ def _download(model: str, *, offline: bool) -> Path:
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise InvalidModel(_how_to_get(name, error)) from error
-    except Exception as error:  # the HTTP client beneath the hub has exceptions of its own, which change with it
-        if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore", "httpx2", "httpcore2", "requests"):
+    except (
+        Exception
+    ) as error:  # the HTTP client beneath the hub has exceptions of its own, which change with it
+        if type(error).__module__.partition(".")[0] not in (
+            "httpx",
+            "httpcore",
+            "httpx2",
+            "httpcore2",
+            "requests",
+        ):
             raise
         raise InvalidModel(_how_to_get(name, error)) from error
     return Path(folder)

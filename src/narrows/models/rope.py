@@ -36,7 +36,9 @@ class RopeParameters:
 
     def number(self, name: str) -> float:
         if self.values.get(name) is None:
-            raise InvalidModel(f"{self.config.source}: rope type {self.kind!r} needs {name}, which is missing")
+            raise InvalidModel(
+                f"{self.config.source}: rope type {self.kind!r} needs {name}, which is missing"
+            )
         return self.config.positive(f"rope {name}", self.values[name])
 
     def optional(self, name: str) -> float | None:
@@ -46,7 +48,9 @@ class RopeParameters:
         value = self.values.get(name)
         if not isinstance(value, list) or len(value) != length:
             count = len(value) if isinstance(value, list) else value
-            raise InvalidModel(f"{self.config.source}: rope {name} must list {length} numbers, found {count!r}")
+            raise InvalidModel(
+                f"{self.config.source}: rope {name} must list {length} numbers, found {count!r}"
+            )
         return np.array([self.config.positive(f"rope {name}", item) for item in value], dtype=np.float64)
 
     @property
@@ -60,7 +64,11 @@ class RopeParameters:
 
 
 def rope_parameters(
-    config: ModelConfig, *, layer_type: str | None = None, theta_key: str = "rope_theta", theta: float = 10_000.0
+    config: ModelConfig,
+    *,
+    layer_type: str | None = None,
+    theta_key: str = "rope_theta",
+    theta: float = 10_000.0,
 ) -> RopeParameters:
     """Parameters for layers of `layer_type` (None: one set for all)."""
     values = config.mapping("rope_parameters")
@@ -77,7 +85,9 @@ def rope_parameters(
 def make_rope(parameters: RopeParameters, rotated: int, *, max_context: int | None = None) -> RopeSpec:
     """The frequencies of `rotated` dimensions (an even number of the head's first ones)."""
     if rotated < 2 or rotated % 2:
-        raise InvalidModel(f"{parameters.config.source}: rope rotates {rotated} dimensions; it must be an even number")
+        raise InvalidModel(
+            f"{parameters.config.source}: rope rotates {rotated} dimensions; it must be an even number"
+        )
     base = parameters.theta ** -(np.arange(0, rotated, 2, dtype=np.float64) / rotated)
     factor = 1.0
     match parameters.kind:
@@ -103,7 +113,9 @@ def _llama3(parameters: RopeParameters, base: Frequencies) -> Frequencies:
     factor = parameters.number("factor")
     low, high = parameters.number("low_freq_factor"), parameters.number("high_freq_factor")
     if high <= low:
-        raise InvalidModel(f"{parameters.config.source}: high_freq_factor {high} must exceed low_freq_factor {low}")
+        raise InvalidModel(
+            f"{parameters.config.source}: high_freq_factor {high} must exceed low_freq_factor {low}"
+        )
     turns = parameters.original_positions * base / (2.0 * math.pi)  # full turns within the original context
     blend = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return (1.0 - blend) * base / factor + blend * base

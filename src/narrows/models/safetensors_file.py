@@ -9,12 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from safetensors import SafetensorError, safe_open
 
 from narrows.errors import InvalidModel
+
+SETTLED_NS: Final = 2_000_000_000  # file systems tick every 10 ms at worst, FAT every 2 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +55,22 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     entries = _entries(path, json.loads(raw), 8 + length, len(data))
     if len(entries) != num_tensors:
         raise InvalidModel(f"{path}: its header names a tensor twice; download it again")
-    digest = hashlib.sha256(raw).hexdigest()
-    return SafetensorsFile(path, entries, data, f"{digest} {status.st_size} {status.st_mtime_ns}")
+    return SafetensorsFile(path, entries, data, _fingerprint(raw, data, status))
 
 
-def _entries(path: Path, header: dict[str, dict[str, object]], start: int, size: int) -> dict[str, TensorEntry]:
+def _fingerprint(header: bytes, data: mmap.mmap, status: os.stat_result) -> str:
+    """The clock of a file system ticks slowly: a file changed this very moment may change again unseen, so its bytes
+    are hashed too. Once it has aged it has another fingerprint, and whatever was cached under this one is made anew.
+    """
+    parts = [hashlib.sha256(header).hexdigest(), str(status.st_size), str(status.st_mtime_ns)]
+    if time.time_ns() - status.st_mtime_ns < SETTLED_NS:
+        parts.append(hashlib.sha256(data).hexdigest())
+    return " ".join(parts)
+
+
+def _entries(
+    path: Path, header: dict[str, dict[str, object]], start: int, size: int
+) -> dict[str, TensorEntry]:
     entries = {}
     for name, value in header.items():
         if name == "__metadata__":

@@ -97,4 +97,6 @@ class TransformerSpec:
     final_softcap: float = 0.0
     position_embedding: str | None = None  # learned positions
     ropes: tuple[RopeSpec, ...] = ()
-    notes: tuple[str, ...] = field(default=())  # what a user should know, e.g. context limited by rope scaling
+    notes: tuple[str, ...] = field(
+        default=()
+    )  # what a user should know, e.g. context limited by rope scaling

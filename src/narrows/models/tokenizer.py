@@ -1,7 +1,8 @@
 """Text to token ids and back, for one model folder.
 
 In: tokenizer.json, tokenizer_config.json, generation_config.json. Out: Tokenizer: ids, exact token bytes, end tokens,
-the conversation template. Encodes as transformers' fast tokenizers do. Knows no model.
+the conversation template. As in transformers 5, tokenizer.json alone says which tokens are added around a text:
+add_bos_token and add_eos_token of tokenizer_config.json are for folders that lack it. Knows no model.
 """
 
 from __future__ import annotations
@@ -12,14 +13,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokenizers import Tokenizer as FastTokenizer
-from tokenizers.processors import TemplateProcessing
 
 from narrows.errors import InvalidModel, InvalidRequest
 from narrows.models.chat_template import ChatTemplate, read_chat_template
 from narrows.models.config import read_json
 from narrows.models.token_bytes import TokenDecoder, make_token_decoder
 
-TOKEN_NAMES: Final = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+TOKEN_NAMES: Final = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+    "sep_token",
+    "cls_token",
+    "mask_token",
+)
 
 
 class Tokenizer:
@@ -42,7 +50,9 @@ class Tokenizer:
         self._bytes: dict[int, bytes] = {}
         self.eos_ids = eos_ids
         self.bos_id = bos_id
-        self.special_ids = frozenset(i for i, token in fast.get_added_tokens_decoder().items() if token.special)
+        self.special_ids = frozenset(
+            i for i, token in fast.get_added_tokens_decoder().items() if token.special
+        )
         self.strips_leading_space = decoder.strips_leading_space
 
     @classmethod
@@ -50,9 +60,10 @@ class Tokenizer:
         """Reads a folder. `vocab` is the size of the model's embedding: ids beyond it are refused."""
         fast = _read_fast(folder)
         _check_size(folder, fast, vocab)
-        settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+        settings = (
+            read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+        )
         names = _special_names(settings)
-        _apply_bos_and_eos(fast, settings, names, folder)
         text = read_chat_template(folder, settings)
         state = fast.decoder.__getstate__() if fast.decoder is not None else b"null"
         return cls(
@@ -78,7 +89,9 @@ class Tokenizer:
         try:
             ids: list[int] = self._fast.encode(text, add_special_tokens=add_special).ids
         except (UnicodeEncodeError, TypeError) as error:
-            raise InvalidRequest("the text holds characters that are not valid Unicode (lone surrogates)") from error
+            raise InvalidRequest(
+                "the text holds characters that are not valid Unicode (lone surrogates)"
+            ) from error
         if ids and max(ids) >= self._limit:
             token = self._fast.id_to_token(max(ids))
             raise InvalidRequest(
@@ -106,7 +119,9 @@ class Tokenizer:
         found: int | None = self._fast.token_to_id(token)
         return found
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+    ) -> str:
         """The conversation as the model was trained to read it, special tokens spelled out."""
         if self._template is None:
             raise InvalidRequest(
@@ -126,7 +141,9 @@ def _read_fast(folder: Path) -> FastTokenizer:
     try:
         fast = FastTokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
-        raise InvalidModel(f"{path} is damaged or of an unknown format ({error}); download it again") from error
+        raise InvalidModel(
+            f"{path} is damaged or of an unknown format ({error}); download it again"
+        ) from error
     fast.no_truncation()  # a prompt is never cut or padded behind the caller's back
     fast.no_padding()
     return fast
@@ -152,24 +169,6 @@ def _special_names(settings: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def _apply_bos_and_eos(
-    fast: FastTokenizer, settings: Mapping[str, Any], names: Mapping[str, str], folder: Path
-) -> None:
-    """add_bos_token and add_eos_token, where given, replace the post-processor of tokenizer.json."""
-    if settings.get("add_bos_token") is None and settings.get("add_eos_token") is None:
-        return
-    parts, special = ["$A"], []
-    for key, name, place in (("add_bos_token", "bos_token", 0), ("add_eos_token", "eos_token", 2)):
-        if not settings.get(key) or name not in names:
-            continue
-        token_id = fast.token_to_id(names[name])
-        if token_id is None:
-            raise InvalidModel(f"{folder / 'tokenizer_config.json'}: {name} {names[name]!r} is not in tokenizer.json")
-        parts.insert(place, names[name])
-        special.append((names[name], token_id))
-    fast.post_processor = TemplateProcessing(single=parts, special_tokens=special)
-
-
 def _eos_ids(folder: Path, fast: FastTokenizer, names: Mapping[str, str]) -> frozenset[int]:
     """Every token that ends an answer, by generation_config.json (else config.json) and the tokenizer."""
     found: set[int] = set()
@@ -179,7 +178,9 @@ def _eos_ids(folder: Path, fast: FastTokenizer, names: Mapping[str, str]) -> fro
             continue
         ids = value if isinstance(value, list) else [value]
         if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
-            raise InvalidModel(f"{folder / name}: eos_token_id is {value!r}; it must be a token id or a list of them")
+            raise InvalidModel(
+                f"{folder / name}: eos_token_id is {value!r}; it must be a token id or a list of them"
+            )
         found.update(ids)
         break
     token_id = fast.token_to_id(names["eos_token"]) if "eos_token" in names else None

@@ -60,7 +60,7 @@ class Recipe:
         if self.weights == "q4" and n * k > SMALL_HEAD_BYTES:
             return PackedFormat("p4", GROUPS[0], has_zero=True)
         if self.weights in ("q4", "q8"):
-            return PackedFormat("p8", fitting_group(k, min(self.group, 64)))
+            return PackedFormat("p8", fitting_group(k, self.group))
         return self.matrix_format(k)
 
 

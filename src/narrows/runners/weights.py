@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import mmap
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,17 +30,28 @@ Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 
 
-@dataclass(frozen=True, slots=True)
+class PhaseClock(Protocol):
+    """Measures the seconds of named phases."""
+
+    def measure(self, name: str) -> AbstractContextManager[None]: ...
+
+
 class PackedWeights:
     """A plan and its bytes."""
 
-    plan: PackPlan
-    data: Bytes
-    from_cache: bool
+    def __init__(
+        self, plan: PackPlan, data: Bytes, *, from_cache: bool = False, is_cached: bool = False
+    ) -> None:
+        self.plan = plan
+        self.data = data
+        self.from_cache = from_cache  # read from disk
+        self.is_cached = is_cached  # on disk now
+        self._matrices = {matrix.linear: matrix for matrix in plan.matrices}
+        self._vectors = {vector.parts: vector for vector in plan.vectors}
 
     def linear(self, spec: LinearSpec) -> _core.Linear:
         """The native view of a planned matrix, with its bias."""
-        planned = next(matrix for matrix in self.plan.matrices if matrix.linear == spec)
+        planned = self._matrices[spec]
         data = self.data[planned.begin : planned.begin + planned.shape.num_bytes]
         return make_linear(data, planned.shape, self.floats(spec.biases) if spec.biases else None)
 
@@ -51,7 +63,7 @@ class PackedWeights:
 
     def floats(self, parts: tuple[TensorSlice, ...]) -> Floats:
         """A planned vector."""
-        planned = next(vector for vector in self.plan.vectors if vector.parts == parts)
+        planned = self._vectors[parts]
         return self.data[planned.begin : planned.begin + planned.length * 4].view(np.float32)
 
 
@@ -63,10 +75,12 @@ def load_weights(
     pool: _core.ThreadPool,
     use_cache: bool,
     progress: Progress | None,
+    times: PhaseClock,
 ) -> PackedWeights:
     """Maps the cached bytes, or packs them and caches them where the disk allows it."""
     if not use_cache:
-        return PackedWeights(plan, _pack_in_memory(plan, checkpoint, pool, progress), from_cache=False)
+        with times.measure("pack"):
+            return PackedWeights(plan, _pack_in_memory(plan, checkpoint, pool, progress))
     digest = plan.digest()
     entry = cache_entry(
         cache_folder(),
@@ -74,24 +88,30 @@ def load_weights(
         key=f"{checkpoint.fingerprint} {digest} {LAYOUT_VERSION}",
         num_bytes=plan.num_bytes,
     )
-    data, reason = map_cache(entry, pool)
+    with times.measure("verify"):
+        data, reason = map_cache(entry, pool)
     if data is not None:
-        return PackedWeights(plan, data, from_cache=True)
+        return PackedWeights(plan, data, from_cache=True, is_cached=True)
     if reason:
         log.warning("packed weights %s are %s; packing again", entry.path, reason)
-    return PackedWeights(plan, _pack_into_cache(plan, checkpoint, entry, pool, progress), from_cache=False)
+    with times.measure("pack"):
+        return _pack_into_cache(plan, checkpoint, entry, pool, progress)
 
 
 def _pack_into_cache(
-    plan: PackPlan, checkpoint: Checkpoint, entry: CacheEntry, pool: _core.ThreadPool, progress: Progress | None
-) -> Bytes:
+    plan: PackPlan,
+    checkpoint: Checkpoint,
+    entry: CacheEntry,
+    pool: _core.ThreadPool,
+    progress: Progress | None,
+) -> PackedWeights:
     try:
         with cache_writer(entry) as writer:
             _pack(plan, checkpoint, writer.data, pool, progress)
-            return writer.commit(pool)
+            return PackedWeights(plan, writer.commit(pool), is_cached=True)
     except OSError as error:
         log.warning("packed weights cannot be kept in %s (%s); packing in memory", entry.path.parent, error)
-    return _pack_in_memory(plan, checkpoint, pool, progress)
+    return PackedWeights(plan, _pack_in_memory(plan, checkpoint, pool, progress))
 
 
 def _pack_in_memory(
@@ -149,11 +169,15 @@ def _write_vector(vector: PlannedVector, checkpoint: Checkpoint, out: Floats) ->
         _check_finite(values, part.name)
         parts.append(widen(values).reshape(-1))
     if vector.padded:
-        padded = [np.pad(part, (0, round_up(len(part), PANEL) - len(part))).reshape(-1, PANEL) for part in parts]
+        padded = [
+            np.pad(part, (0, round_up(len(part), PANEL) - len(part))).reshape(-1, PANEL) for part in parts
+        ]
         parts = [np.stack(padded, axis=1).reshape(-1)]  # panel by panel, as the rows of the matrix
     joined = np.concatenate(parts)
     if len(joined) != vector.length:
-        raise InvalidModel(f"{vector.parts[0].name} has {len(joined)} values where {vector.length} are needed")
+        raise InvalidModel(
+            f"{vector.parts[0].name} has {len(joined)} values where {vector.length} are needed"
+        )
     out[:] = joined + np.float32(1.0) if vector.add_one else joined
 
 

@@ -1,25 +1,27 @@
 """A progress bar on stderr while a model is packed; silent where nobody looks or nothing takes long.
 
-In: (done, total) bytes, from any thread. Out: a bar of rich's, shown only once packing has begun.
+In: (done, total) tensors, from any thread. Out: a bar of rich's, shown only once packing has begun.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from narrows.engine.load import Progress
 
-ProgressCallback = Callable[[int, int], None]  # (bytes done, bytes in all)
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 
 @contextmanager
-def packing_progress() -> Iterator[ProgressCallback]:
-    """A callback for the loader. Importing rich takes longer than mapping a cached model, so it waits for a call."""
-    shown: list[Progress] = []
+def packing_progress() -> Iterator[Progress]:
+    """A callback for the loader. Importing rich takes longer than mapping a cached model, so it waits for a
+    call.
+    """
+    shown: list[Bar] = []
 
     def show(num_done: int, num_total: int) -> None:
         if not sys.stderr.isatty():
@@ -32,15 +34,16 @@ def packing_progress() -> Iterator[ProgressCallback]:
     try:
         yield show
     finally:
-        for progress in shown:
-            progress.stop()
+        for bar in shown:
+            bar.stop()
 
 
-def _start() -> Progress:
+def _start() -> Bar:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
-    progress.start()
-    return progress
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Bar(*columns, console=Console(stderr=True), transient=True)
+    bar.start()
+    return bar

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -48,12 +49,12 @@ def url_of(listener: socket.socket) -> str:
 class DrainingServer(uvicorn.Server):
     """SIGTERM or Ctrl-C: new requests get 503, running ones may finish; a second signal ends those too."""
 
-    def __init__(self, service: Service, *, log_level: str = "warning") -> None:
+    def __init__(self, service: Service) -> None:
         super().__init__(
             uvicorn.Config(
                 create_app(service),
-                log_level=log_level,
-                access_log=log_level in ("debug", "trace"),
+                log_config=None,  # the root logger's settings hold for uvicorn as well
+                access_log=logger.isEnabledFor(logging.DEBUG),
                 lifespan="off",
                 ws="none",
                 backlog=BACKLOG,
@@ -94,11 +95,14 @@ class DrainingServer(uvicorn.Server):
         return True
 
 
-def serve_until_stopped(service: Service, listener: socket.socket, *, log_level: str = "warning") -> None:
+def serve_until_stopped(
+    service: Service, listener: socket.socket, *, on_listening: Callable[[], None]
+) -> None:
     """Blocks. The engine is closed by whoever made it."""
-    listener.listen(BACKLOG)
-    server = DrainingServer(service, log_level=log_level)
     try:
+        server = DrainingServer(service)
+        listener.listen(BACKLOG)
+        on_listening()
         server.run(sockets=[listener])
     finally:
         service.close()

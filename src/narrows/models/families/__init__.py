@@ -70,7 +70,14 @@ def tensor_names(spec: TransformerSpec) -> Iterator[str]:
     norms = [spec.final_norm]
     linears: list[LinearSpec] = [spec.head] if spec.head is not None else []
     for layer in spec.layers:
-        norms += [layer.norm_attn, layer.norm_mlp, layer.post_attn, layer.post_mlp, layer.q_norm, layer.k_norm]
+        norms += [
+            layer.norm_attn,
+            layer.norm_mlp,
+            layer.post_attn,
+            layer.post_mlp,
+            layer.q_norm,
+            layer.k_norm,
+        ]
         linears += [layer.qkv, layer.out, layer.up, layer.down]
     for norm in norms:
         if norm is not None:

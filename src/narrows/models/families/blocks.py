@@ -65,7 +65,9 @@ def vector(tensors: Tensors, name: str, length: int) -> str:
     """Checks a vector's length and returns its name."""
     shape = tensors.shape(name)
     if shape != (length,):
-        raise InvalidModel(f"{name} has shape {list(shape)}, but config.json and the other tensors say [{length}]")
+        raise InvalidModel(
+            f"{name} has shape {list(shape)}, but config.json and the other tensors say [{length}]"
+        )
     return name
 
 
@@ -89,7 +91,9 @@ def linear(
 def head_count(name: str, rows: int, head_dim: int) -> int:
     """Heads in `rows` rows."""
     if rows % head_dim:
-        raise InvalidModel(f"{name} has {rows} rows, which is no multiple of config.json's head size {head_dim}")
+        raise InvalidModel(
+            f"{name} has {rows} rows, which is no multiple of config.json's head size {head_dim}"
+        )
     return rows // head_dim
 
 
@@ -137,7 +141,9 @@ def gated_mlp(tensors: Tensors, prefix: str, *, hidden: int, bias: bool) -> Mlp:
         _biases(tensors, (gate, up), (width, width), bias),
         interleave=True,
     )
-    return Mlp(width, up_linear, linear(tensors, f"{prefix}.down_proj", rows=hidden, columns=width, bias=bias))
+    return Mlp(
+        width, up_linear, linear(tensors, f"{prefix}.down_proj", rows=hidden, columns=width, bias=bias)
+    )
 
 
 def plain_mlp(tensors: Tensors, up: str, down: str, *, hidden: int, transpose: bool = False) -> Mlp:

@@ -37,7 +37,12 @@ class DecoderStyle:
 def decoder_frame(config: ModelConfig, tensors: Tensors, *, tied: bool = False) -> Frame:
     """Embedding, head and number of layers under Llama's names."""
     return read_frame(
-        config, tensors, embedding="model.embed_tokens.weight", head="lm_head.weight", layers="model.layers.", tied=tied
+        config,
+        tensors,
+        embedding="model.embed_tokens.weight",
+        head="lm_head.weight",
+        layers="model.layers.",
+        tied=tied,
     )
 
 
@@ -67,7 +72,15 @@ def _layer(tensors: Tensors, index: int, hidden: int, style: DecoderStyle) -> La
     prefix = f"model.layers.{index}"
     q, k, v, out = (f"{prefix}.self_attn.{part}_proj" for part in "qkvo")
     attention = separate_attention(
-        tensors, q, k, v, out, hidden=hidden, head_dim=style.head_dim, qkv_bias=style.qkv_bias, out_bias=style.out_bias
+        tensors,
+        q,
+        k,
+        v,
+        out,
+        hidden=hidden,
+        head_dim=style.head_dim,
+        qkv_bias=style.qkv_bias,
+        out_bias=style.out_bias,
     )
     mlp = gated_mlp(tensors, f"{prefix}.mlp", hidden=hidden, bias=style.mlp_bias)
 

@@ -112,5 +112,7 @@ def layer_windows(config: ModelConfig, layer_types: tuple[str, ...], window: int
                 f"{config.source}: layer type {name!r} is not supported; supported: {', '.join(known)}"
             )
     if window == 0 and "sliding_attention" in layer_types:
-        raise InvalidModel(f"{config.source}: layer_types has sliding_attention but sliding_window is not set")
+        raise InvalidModel(
+            f"{config.source}: layer_types has sliding_attention but sliding_window is not set"
+        )
     return tuple(known[name] for name in layer_types)

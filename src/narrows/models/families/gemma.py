@@ -44,7 +44,9 @@ def build_gemma2(config: ModelConfig, tensors: Tensors, max_context: int | None)
 
 def build_gemma3(config: ModelConfig, tensors: Tensors, max_context: int | None) -> TransformerSpec:
     if config.has("attn_logit_softcapping"):
-        raise UnsupportedModel(f"{config.source}: attn_logit_softcapping is set, which gemma3_text does not use")
+        raise UnsupportedModel(
+            f"{config.source}: attn_logit_softcapping is set, which gemma3_text does not use"
+        )
     frame = decoder_frame(config, tensors, tied=True)
     pattern = config.integer("sliding_window_pattern", GEMMA3_PATTERN)
     layer_types = _layer_types(config, frame.num_layers, pattern=pattern)
@@ -71,7 +73,9 @@ def build_gemma3(config: ModelConfig, tensors: Tensors, max_context: int | None)
     return build_decoder(config, tensors, frame=frame, style=style)
 
 
-def _style(config: ModelConfig, tensors: Tensors, frame: Frame, *, ropes: tuple[RopeSpec, ...]) -> DecoderStyle:
+def _style(
+    config: ModelConfig, tensors: Tensors, frame: Frame, *, ropes: tuple[RopeSpec, ...]
+) -> DecoderStyle:
     """What the three generations share."""
     head_dim = config.integer("head_dim", DEFAULT_HEAD_DIM)
     bias = config.boolean("attention_bias", False)

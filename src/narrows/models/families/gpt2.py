@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from narrows.models.config import ModelConfig
-from narrows.models.families.blocks import Tensors, expect_rows, head_count, linear, matrix, norm, plain_mlp, vector
+from narrows.models.families.blocks import (
+    Tensors,
+    expect_rows,
+    head_count,
+    linear,
+    matrix,
+    norm,
+    plain_mlp,
+    vector,
+)
 from narrows.models.families.frame import activation, head_size, read_frame
 from narrows.models.spec import LayerSpec, LinearSpec, TensorSlice, TransformerSpec
 
@@ -56,7 +65,8 @@ def _layer(config: ModelConfig, tensors: Tensors, prefix: str, index: int, head_
         head_dim=head_dim,
         intermediate=mlp.intermediate,
         qkv=LinearSpec(
-            (TensorSlice(f"{qkv}.weight", transpose=True),), (TensorSlice(vector(tensors, f"{qkv}.bias", rows)),)
+            (TensorSlice(f"{qkv}.weight", transpose=True),),
+            (TensorSlice(vector(tensors, f"{qkv}.bias", rows)),),
         ),
         out=linear(
             tensors, f"{prefix}.attn.c_proj", rows=hidden, columns=heads * head_dim, bias=True, transpose=True

@@ -54,10 +54,14 @@ def _kinds(config: ModelConfig, num_layers: int) -> tuple[str, ...]:
             f'{config.source}: attention_types is {groups!r}; expected [[["global", "local"], n]]'
         ) from error
     if len(kinds) != num_layers:
-        raise InvalidModel(f"{config.source}: attention_types describes {len(kinds)} layers but num_layers is {num_layers}")
+        raise InvalidModel(
+            f"{config.source}: attention_types describes {len(kinds)} layers but num_layers is {num_layers}"
+        )
     unknown = set(kinds) - {"global", "local"}
     if unknown:
-        raise UnsupportedModel(f"{config.source}: attention type {min(unknown)!r} is not supported; global and local are")
+        raise UnsupportedModel(
+            f"{config.source}: attention type {min(unknown)!r} is not supported; global and local are"
+        )
     return kinds
 
 
@@ -65,7 +69,9 @@ def _layer(
     config: ModelConfig, tensors: Tensors, prefix: str, hidden: int, head_dim: int, kind: str
 ) -> LayerSpec:
     names = (f"{prefix}.attn.attention.{part}_proj" for part in ("q", "k", "v", "out"))
-    attention = separate_attention(tensors, *names, hidden=hidden, head_dim=head_dim, qkv_bias=False, out_bias=True)
+    attention = separate_attention(
+        tensors, *names, hidden=hidden, head_dim=head_dim, qkv_bias=False, out_bias=True
+    )
     mlp = plain_mlp(tensors, f"{prefix}.mlp.c_fc", f"{prefix}.mlp.c_proj", hidden=hidden)
     return LayerSpec(
         heads=attention.heads,

@@ -40,7 +40,10 @@ def build(config: ModelConfig, tensors: Tensors, max_context: int | None) -> Tra
 def split_rows(heads: int, head_dim: int) -> tuple[int, ...]:
     """Rows of the fused [heads, 3, head_dim] matrix in the order all q, all k, all v."""
     return tuple(
-        (head * 3 + part) * head_dim + i for part in range(3) for head in range(heads) for i in range(head_dim)
+        (head * 3 + part) * head_dim + i
+        for part in range(3)
+        for head in range(heads)
+        for i in range(head_dim)
     )
 
 

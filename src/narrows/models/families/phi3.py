@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from narrows.errors import InvalidModel, UnsupportedModel
 from narrows.models.config import ModelConfig
-from narrows.models.families.blocks import Tensors, check_groups, expect_rows, head_count, linear, matrix, norm
+from narrows.models.families.blocks import (
+    Tensors,
+    check_groups,
+    expect_rows,
+    head_count,
+    linear,
+    matrix,
+    norm,
+)
 from narrows.models.families.decoder import decoder_frame
 from narrows.models.families.frame import Frame, activation, head_size
 from narrows.models.rope import RopeParameters, make_rope, rope_parameters
@@ -60,7 +68,9 @@ def _context(
 
 def _layer(config: ModelConfig, tensors: Tensors, frame: Frame, index: int, head_dim: int) -> LayerSpec:
     prefix = f"model.layers.{index}"
-    qkv, out, up = (f"{prefix}.{name}" for name in ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj"))
+    qkv, out, up = (
+        f"{prefix}.{name}" for name in ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj")
+    )
     heads, kv_heads = _heads(tensors, f"{qkv}.weight", f"{out}.weight", frame.hidden, head_dim)
     fused = matrix(tensors, f"{up}.weight", frame.hidden)
     if fused % 2:
@@ -74,7 +84,8 @@ def _layer(config: ModelConfig, tensors: Tensors, frame: Frame, index: int, head
         qkv=LinearSpec((TensorSlice(f"{qkv}.weight"),)),
         out=linear(tensors, out, rows=frame.hidden, columns=heads * head_dim, bias=False),
         up=LinearSpec(
-            (TensorSlice(f"{up}.weight", 0, width), TensorSlice(f"{up}.weight", width, fused)), interleave=True
+            (TensorSlice(f"{up}.weight", 0, width), TensorSlice(f"{up}.weight", width, fused)),
+            interleave=True,
         ),
         down=linear(tensors, f"{prefix}.mlp.down_proj", rows=frame.hidden, columns=width, bias=False),
         norm_attn=norm(tensors, f"{prefix}.input_layernorm", frame.hidden),

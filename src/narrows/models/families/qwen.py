@@ -55,5 +55,7 @@ def _windows(config: ModelConfig, num_layers: int) -> tuple[int, ...]:
     used = config.boolean("use_sliding_window", False)
     window = config.integer("sliding_window", DEFAULT_WINDOW) if used else 0
     first = config.integer("max_window_layers", DEFAULT_MAX_WINDOW_LAYERS, minimum=0)
-    by_rule = tuple("sliding_attention" if used and i >= first else "full_attention" for i in range(num_layers))
+    by_rule = tuple(
+        "sliding_attention" if used and i >= first else "full_attention" for i in range(num_layers)
+    )
     return layer_windows(config, config.names("layer_types", num_layers) or by_rule, window)

@@ -1,0 +1,430 @@
+// Norms, activations, rope, the f16 store and the vocabulary passes against double precision, on every
+// instruction set and every remainder of a vector. Buffers have guards on both sides.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "check.h"
+#include "narrows/kernels.h"
+
+namespace {
+
+using namespace narrows;
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kGuard = -777.25f;
+constexpr double kUlp = 0x1p-24;  // half a unit in the last place, relative
+
+const std::vector<const Kernels*>& all_kernels() {
+  static const std::vector<const Kernels*> found = [] {
+    std::vector<const Kernels*> k;
+    for (const Isa isa : {Isa::generic, Isa::avx2, Isa::avx512vnni}) {
+      if (kernels_for(isa) != nullptr) k.push_back(kernels_for(isa));
+    }
+    return k;
+  }();
+  return found;
+}
+
+// Every remainder of twice the widest vector, and lengths that fill the four-lane loops.
+std::vector<int> lengths() {
+  std::vector<int> n;
+  for (int i = 1; i <= 33; ++i) n.push_back(i);
+  for (const int i : {63, 64, 65, 100, 127, 128, 129, 576, 1000}) n.push_back(i);
+  return n;
+}
+
+// n floats with 16 guards on either side.
+class Guarded {
+ public:
+  explicit Guarded(int n) : data_(static_cast<size_t>(n) + 32, kGuard), n_(n) {}
+  Guarded(const std::vector<float>& values) : Guarded(static_cast<int>(values.size())) {
+    std::copy(values.begin(), values.end(), get());
+  }
+  float* get() { return data_.data() + 16; }
+  float operator[](int i) const { return data_[static_cast<size_t>(i) + 16]; }
+  bool intact() const {
+    for (int i = 0; i < 16; ++i) {
+      if (data_[static_cast<size_t>(i)] != kGuard || data_[static_cast<size_t>(n_ + 16 + i)] != kGuard)
+        return false;
+    }
+    return true;
+  }
+
+ private:
+  std::vector<float> data_;
+  int n_;
+};
+
+std::vector<float> random_floats(int n, uint32_t seed, float scale = 1.0f, float shift = 0.0f) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(static_cast<size_t>(n));
+  for (float& v : x) v = scale * normal(random) + shift;
+  return x;
+}
+
+double mean_square(const std::vector<float>& x, double centre) {
+  double sum = 0.0;
+  for (const float v : x) sum += (v - centre) * (v - centre);
+  return sum / static_cast<double>(x.size());
+}
+
+// Sums in at least four lanes: their error, n/4 roundings at worst, halves under the root; six more roundings
+// follow.
+double norm_tolerance(int n) { return (n / 8.0 + 8.0) * kUlp; }
+
+double exact(ActivationKind kind, double x) {
+  switch (kind) {
+    case ActivationKind::silu: return x / (1.0 + std::exp(-x));
+    case ActivationKind::gelu_tanh: {
+      const double u = std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x);
+      return x / (1.0 + std::exp(-2.0 * u));
+    }
+    case ActivationKind::gelu_erf: return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+    case ActivationKind::relu: return x > 0.0 ? x : 0.0;
+    case ActivationKind::relu2: return x > 0.0 ? x * x : 0.0;
+  }
+  return kNan;
+}
+
+constexpr ActivationKind kAllKinds[] = {ActivationKind::silu, ActivationKind::gelu_tanh,
+                                        ActivationKind::gelu_erf, ActivationKind::relu,
+                                        ActivationKind::relu2};
+
+// exp is within 2 ulp and its argument within a few: for silu and gelu_tanh the error is a few ulp of the
+// result plus the argument's rounding times its size. erf is within 1e-6 absolute, and half of it is
+// multiplied by x.
+double activation_tolerance(ActivationKind kind, double x, double y) {
+  if (kind == ActivationKind::gelu_erf) return 5e-7 * std::fabs(x) + 4 * kUlp * std::fabs(y);
+  if (kind == ActivationKind::relu) return 0.0;
+  if (kind == ActivationKind::relu2) return 2 * kUlp * std::fabs(y);
+  const double argument =
+      kind == ActivationKind::silu ? std::fabs(x) : 1.6 * std::fabs(x) + 0.0714 * std::fabs(x * x * x);
+  return std::fabs(y) * kUlp * (12.0 + 6.0 * argument) + 1e-37;
+}
+
+// A sweep over magnitudes of both signs.
+std::vector<float> sweep() {
+  std::vector<float> x = {0.0f, -0.0f, 0.625f, -0.625f, 1.0f, -1.0f, 1.4142f};
+  for (float v = 1e-6f; v < 60.0f; v *= 1.013f) {
+    x.push_back(v);
+    x.push_back(-v);
+  }
+  return x;
+}
+
+uint16_t half_of(double x) {  // the nearest code, ties to even: by search over all non-negative ones
+  const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
+  const double magnitude = std::fabs(x);
+  const auto value = [](int code) {
+    const int exponent = code >> 10;
+    return exponent == 0 ? std::ldexp(code, -24) : std::ldexp(1024 + (code & 1023), exponent - 25);
+  };
+  int low = 0, high = 0x7c00;  // value(0x7c00) = 65536: where infinity would stand
+  while (high - low > 1) (value((low + high) / 2) <= magnitude ? low : high) = (low + high) / 2;
+  if (magnitude >= 65536.0) return static_cast<uint16_t>(sign | 0x7c00);
+  const double below = magnitude - value(low), above = value(high) - magnitude;
+  const bool up = above < below || (above == below && low % 2 == 1);
+  return static_cast<uint16_t>(sign | (up ? high : low));
+}
+
+}  // namespace
+
+TEST(rms_norm_matches_double_precision) {
+  for (const Kernels* k : all_kernels()) {
+    for (const int n : lengths()) {
+      for (const float size : {1.0f, 1e15f, 1e-4f}) {
+        Guarded x(random_floats(n, 1, size)), weight(random_floats(n, 2)), out(n);
+        const std::vector<float> raw = random_floats(n, 1, size);
+        k->rms_norm(x.get(), weight.get(), 1e-6f, out.get(), n);
+        const double factor = 1.0 / std::sqrt(mean_square(raw, 0.0) + 1e-6f);
+        for (int i = 0; i < n; ++i) {
+          const double expected = x[i] * factor * weight[i];
+          CHECK_NEAR(out[i], expected, norm_tolerance(n) * std::fabs(expected));
+        }
+        CHECK(out.intact());
+        k->rms_norm(x.get(), weight.get(), 1e-6f, x.get(), n);
+        CHECK(std::memcmp(x.get(), out.get(), static_cast<size_t>(n) * 4) == 0);  // in place
+      }
+    }
+  }
+}
+
+TEST(layer_norm_survives_a_large_mean) {
+  for (const Kernels* k : all_kernels()) {
+    for (const int n : lengths()) {
+      for (const float shift : {0.0f, 1000.0f}) {
+        const std::vector<float> raw = random_floats(n, 3, 1.0f, shift);
+        Guarded x(raw), weight(random_floats(n, 4)), bias(random_floats(n, 5)), out(n), plain(n);
+        k->layer_norm(x.get(), weight.get(), bias.get(), 1e-5f, out.get(), n);
+        k->layer_norm(x.get(), weight.get(), nullptr, 1e-5f, plain.get(), n);
+        double mean = 0.0;
+        for (const float v : raw) mean += v / static_cast<double>(n);
+        const double factor = 1.0 / std::sqrt(mean_square(raw, mean) + 1e-5f);
+        // The mean is off by some roundings of its size; every centred value inherits that.
+        const double centred = (std::log2(n) + 8.0) * kUlp * (std::fabs(mean) + 1.0) * factor;
+        for (int i = 0; i < n; ++i) {
+          const double y = (x[i] - mean) * factor;
+          const double tolerance = std::fabs(weight[i]) * (norm_tolerance(n) * std::fabs(y) + centred) * 1.5;
+          CHECK_NEAR(plain[i], y * weight[i], tolerance);
+          CHECK_NEAR(out[i], y * weight[i] + bias[i],
+                     tolerance + 2 * kUlp * (std::fabs(bias[i]) + std::fabs(y)));
+        }
+        CHECK(out.intact() && plain.intact());
+      }
+    }
+  }
+}
+
+TEST(norms_of_zeros_are_zero) {
+  for (const Kernels* k : all_kernels()) {
+    Guarded x(std::vector<float>(40, 0.0f)), weight(random_floats(40, 6)), out(40);
+    k->rms_norm(x.get(), weight.get(), 1e-6f, out.get(), 40);
+    for (int i = 0; i < 40; ++i) CHECK(out[i] == 0.0f);
+    k->layer_norm(x.get(), weight.get(), nullptr, 1e-6f, out.get(), 40);
+    for (int i = 0; i < 40; ++i) CHECK(out[i] == 0.0f);
+  }
+}
+
+TEST(activations_match_double_precision) {
+  const std::vector<float> values = sweep();
+  for (const Kernels* k : all_kernels()) {
+    for (const ActivationKind kind : kAllKinds) {
+      std::vector<float> x = values;
+      k->activate(kind, x.data(), static_cast<int32_t>(x.size()));
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double y = exact(kind, values[i]);
+        CHECK_NEAR(x[i], y, activation_tolerance(kind, values[i], y));
+      }
+    }
+  }
+}
+
+TEST(activations_of_every_length_stay_in_their_buffer) {
+  for (const Kernels* k : all_kernels()) {
+    for (const ActivationKind kind : kAllKinds) {
+      for (const int n : lengths()) {
+        Guarded gate(random_floats(n, 7)), up(random_floats(n, 8)), out(n), x(random_floats(n, 7));
+        k->activate_gated(kind, gate.get(), up.get(), out.get(), n);
+        k->activate(kind, x.get(), n);
+        for (int i = 0; i < n; ++i) {
+          const double y = exact(kind, gate[i]);
+          CHECK_NEAR(x[i], y, activation_tolerance(kind, gate[i], y));
+          CHECK_NEAR(out[i], x[i] * static_cast<double>(up[i]), kUlp * std::fabs(x[i] * up[i]) + 1e-44);
+        }
+        CHECK(out.intact() && x.intact());
+        k->activate_gated(kind, gate.get(), up.get(), gate.get(), n);
+        CHECK(std::memcmp(gate.get(), out.get(), static_cast<size_t>(n) * 4) == 0);
+      }
+    }
+  }
+}
+
+TEST(activations_of_huge_values_are_their_limits) {
+  const float huge[] = {100.0f, 1e4f, 1e15f, 1e30f, 3e38f, kInf};
+  for (const Kernels* k : all_kernels()) {
+    for (const ActivationKind kind : kAllKinds) {
+      for (const float v : huge) {
+        float x[2] = {v, -v};
+        k->activate(kind, x, 2);
+        CHECK(kind == ActivationKind::relu2 ? x[0] == v * v : x[0] == v);
+        CHECK(std::fabs(x[1]) <= 1e-36f);  // false for NaN
+      }
+      float nan[1] = {kNan};
+      k->activate(kind, nan, 1);
+      CHECK(std::isnan(nan[0]));
+    }
+  }
+}
+
+TEST(add_scale_and_softcap) {
+  for (const Kernels* k : all_kernels()) {
+    for (const int n : lengths()) {
+      const std::vector<float> a = random_floats(n, 9), b = random_floats(n, 10);
+      Guarded sum(a), y(b), scaled(a), capped(random_floats(n, 9, 40.0f));
+      const Guarded before(random_floats(n, 9, 40.0f));
+      k->add(sum.get(), y.get(), n);
+      k->scale(scaled.get(), 0.37f, n);
+      k->softcap(capped.get(), 30.0f, n);
+      for (int i = 0; i < n; ++i) {
+        CHECK(sum[i] == a[static_cast<size_t>(i)] + b[static_cast<size_t>(i)]);
+        CHECK(scaled[i] == a[static_cast<size_t>(i)] * 0.37f);
+        CHECK_NEAR(capped[i], 30.0 * std::tanh(before[i] / 30.0), 30.0 * 2e-7);
+      }
+      CHECK(sum.intact() && scaled.intact() && capped.intact());
+    }
+    float extremes[] = {kInf, -kInf, 3e38f, -3e38f, 0.0f, 1e-30f};
+    k->softcap(extremes, 30.0f, 6);
+    const float expected[] = {30.0f, -30.0f, 30.0f, -30.0f, 0.0f, 1e-30f};
+    for (int i = 0; i < 6; ++i) CHECK_NEAR(extremes[i], expected[i], 3 * kUlp * std::fabs(expected[i]));
+  }
+}
+
+TEST(softcap_is_accurate_relative_to_small_values) {  // tanh near 0 and at the seam of its two formulas
+  for (const Kernels* k : all_kernels()) {
+    for (float v = 1e-5f; v < 12.0f; v *= 1.01f) {
+      float x[1] = {v};
+      k->softcap(x, 1.0f, 1);
+      CHECK_NEAR(x[0], std::tanh(static_cast<double>(v)),
+                 4 * kUlp * std::tanh(v) + (v < 0.625f ? 0.0 : 1e-7));
+    }
+  }
+}
+
+TEST(rope_rotates_pairs_and_leaves_the_rest) {
+  for (const Kernels* k : all_kernels()) {
+    for (int half = 1; half <= 65; ++half) {
+      const std::vector<float> raw = random_floats(2 * half + 5, 11), angles = random_floats(half, 12, 3.0f);
+      Guarded head(raw);
+      std::vector<float> cos, sin;
+      for (const float angle : angles) {
+        cos.push_back(std::cos(angle));
+        sin.push_back(std::sin(angle));
+      }
+      k->rope(head.get(), cos.data(), sin.data(), half);
+      for (int i = 0; i < half; ++i) {
+        const size_t s = static_cast<size_t>(i);
+        const double a = raw[s], b = raw[s + static_cast<size_t>(half)];
+        const double tolerance = 2 * kUlp * (std::fabs(a) + std::fabs(b));
+        CHECK_NEAR(head[i], a * cos[s] - b * sin[s], tolerance);
+        CHECK_NEAR(head[half + i], b * cos[s] + a * sin[s], tolerance);
+      }
+      for (int i = 2 * half; i < 2 * half + 5; ++i) CHECK(head[i] == raw[static_cast<size_t>(i)]);
+      CHECK(head.intact());
+    }
+  }
+}
+
+TEST(store_kv_writes_one_slot_of_a_block) {
+  for (const Kernels* k : all_kernels()) {
+    for (const int head_dim : {1, 7, 8, 9, 16, 17, 33, 64, 80}) {
+      for (const int slot : {0, 5, 15}) {
+        const size_t size = static_cast<size_t>(head_dim) * kKvBlock;
+        const std::vector<float> key = random_floats(head_dim, 13),
+                                 value = random_floats(head_dim, 14, 1000.0f);
+        std::vector<uint16_t> k16(size + 8, 0xabcd), v16(k16);
+        std::vector<float> k32(size + 8, kGuard), v32(k32);
+        k->store_kv(key.data(), value.data(), head_dim, slot, false, k16.data(), v16.data());
+        k->store_kv(key.data(), value.data(), head_dim, slot, true, k32.data(), v32.data());
+        int mismatches = 0;
+        for (size_t i = 0; i < size + 8; ++i) {
+          const bool mine_k = i < size && i % kKvBlock == static_cast<size_t>(slot);
+          const bool mine_v = i < size && i / static_cast<size_t>(head_dim) == static_cast<size_t>(slot);
+          const size_t dk = i / kKvBlock, dv = i % static_cast<size_t>(head_dim);
+          mismatches += k16[i] != (mine_k ? half_of(key[dk]) : 0xabcd);
+          mismatches += v16[i] != (mine_v ? half_of(value[dv]) : 0xabcd);
+          mismatches += k32[i] != (mine_k ? key[dk] : kGuard);
+          mismatches += v32[i] != (mine_v ? value[dv] : kGuard);
+        }
+        CHECK(mismatches == 0);
+      }
+    }
+  }
+}
+
+TEST(f16_rounds_to_nearest_even_at_every_seam) {
+  std::vector<float> x = {65504.0f, 65519.996f, 65520.0f,   1e6f,     3e38f, 0.0f,
+                          0x1p-24f, 0x1p-25f,   0x1.8p-24f, 0x1p-26f, 1e-40f};
+  for (int exponent = -26; exponent <= 15; ++exponent) {
+    for (const float m :
+         {1.0f, 1.0f + 0x1p-11f, 1.0f + 0x1.8p-10f, 1.0f + 0x1.7ffp-10f, 2.0f - 0x1p-11f, 2.0f - 0x1p-12f}) {
+      x.push_back(std::ldexp(m, exponent));
+    }
+  }
+  for (size_t n = x.size(), i = 0; i < n; ++i) x.push_back(-x[i]);
+  const int32_t n = static_cast<int32_t>(x.size());
+  for (const Kernels* k : all_kernels()) {
+    std::vector<uint16_t> keys(x.size() * kKvBlock), values(x.size() * kKvBlock);
+    k->store_kv(x.data(), x.data(), n, 3, false, keys.data(), values.data());
+    for (size_t i = 0; i < x.size(); ++i) {
+      CHECK(keys[i * kKvBlock + 3] == half_of(x[i]));
+      CHECK(values[3 * x.size() + i] == half_of(x[i]));
+    }
+    const float special[3] = {kInf, -kInf, kNan};
+    k->store_kv(special, special, 3, 0, false, keys.data(), values.data());
+    CHECK(values[0] == 0x7c00 && values[1] == 0xfc00 && (values[2] & 0x7e00) == 0x7e00);
+  }
+}
+
+TEST(log_sum_exp_matches_double_precision) {
+  for (const Kernels* k : all_kernels()) {
+    for (const int n : {1, 2, 7, 8, 15, 16, 17, 31, 33, 100, 1023, 1024, 1025, 5000, 151936}) {
+      for (const float size : {1.0f, 30.0f}) {
+        std::vector<float> x = random_floats(n, 15, size);
+        if (n > 3) x[static_cast<size_t>(n) / 2] = -kInf;
+        const double max = *std::max_element(x.begin(), x.end());
+        double sum = 0.0;
+        for (const float v : x) sum += std::exp(v - max);
+        float got_max = 0.0f, lse = 0.0f;
+        bool finite = false;
+        k->log_sum_exp(x.data(), n, &got_max, &lse, &finite);
+        CHECK(finite && got_max == static_cast<float>(max));
+        CHECK_NEAR(lse, max + std::log(sum), 2 * kUlp * std::fabs(max + std::log(sum)) + 4e-6);
+      }
+    }
+  }
+}
+
+TEST(log_sum_exp_tells_where_logits_are_not_finite) {
+  for (const Kernels* k : all_kernels()) {
+    for (const int n : {1, 16, 40, 77}) {
+      for (int at = 0; at < n; at += 3) {
+        for (const float bad : {kNan, -kNan, kInf}) {
+          std::vector<float> x = random_floats(n, 16);
+          x[static_cast<size_t>(at)] = bad;
+          float max = 0.0f, lse = 0.0f;
+          bool finite = true;
+          k->log_sum_exp(x.data(), n, &max, &lse, &finite);
+          CHECK(!finite);
+        }
+      }
+      const std::vector<float> masked(static_cast<size_t>(n), -kInf);
+      float max = 0.0f, lse = 0.0f;
+      bool finite = false;
+      k->log_sum_exp(masked.data(), n, &max, &lse, &finite);
+      CHECK(finite && max == -kInf && lse == -kInf);
+    }
+  }
+}
+
+TEST(argmax_is_the_lowest_index_and_never_nan) {
+  for (const Kernels* k : all_kernels()) {
+    for (int n = 1; n <= 70; ++n) {
+      for (int at = 0; at < n; ++at) {
+        std::vector<float> x(static_cast<size_t>(n), -3.0f);
+        x[static_cast<size_t>(at)] = -1.0f;
+        if (at + 2 < n) x[static_cast<size_t>(at) + 2] = -1.0f;
+        if (at > 0) x[static_cast<size_t>(at) - 1] = kNan;
+        CHECK(k->argmax(x.data(), n) == at);
+      }
+    }
+    const std::vector<float> masked(20, -kInf);
+    CHECK(k->argmax(masked.data(), 20) == 0);
+  }
+}
+
+TEST(instruction_sets_agree_with_generic) {
+  const Kernels& generic = *kernels_for(Isa::generic);
+  const std::vector<float> raw = random_floats(777, 17, 3.0f), weight = random_floats(777, 18);
+  for (const Kernels* k : all_kernels()) {
+    std::vector<float> a(777), b(777);
+    k->rms_norm(raw.data(), weight.data(), 1e-5f, a.data(), 777);
+    generic.rms_norm(raw.data(), weight.data(), 1e-5f, b.data(), 777);
+    for (size_t i = 0; i < a.size(); ++i) CHECK_NEAR(a[i], b[i], 2 * norm_tolerance(777) * std::fabs(b[i]));
+    for (const ActivationKind kind : kAllKinds) {
+      a = raw;
+      b = raw;
+      k->activate(kind, a.data(), 777);
+      generic.activate(kind, b.data(), 777);
+      for (size_t i = 0; i < a.size(); ++i) {
+        CHECK_NEAR(a[i], b[i], 2 * activation_tolerance(kind, raw[i], b[i]));
+      }
+    }
+  }
+}

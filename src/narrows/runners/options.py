@@ -1,0 +1,55 @@
+"""What a user may choose about running a model on the CPU, checked.
+
+In: values from the command line or the API. Out: CpuOptions; InvalidConfig names the option and what it takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from narrows.errors import InvalidConfig
+from narrows.kernels.formats import GROUPS
+from narrows.runners.plan import DEFAULT_GROUP, WEIGHTS_KINDS, WeightsKind
+
+KV_BLOCK: Final = 16  # tokens in a KV block; kKvBlock of the core
+KvDtype = Literal["f16", "f32"]
+
+
+@dataclass(frozen=True, slots=True)
+class CpuOptions:
+    """None: chosen by the runner from the model and the machine."""
+
+    weights: WeightsKind = "auto"
+    group: int = DEFAULT_GROUP  # inputs per scale, q8 and q4
+    threads: int | None = None
+    kv_dtype: KvDtype = "f16"
+    kv_memory_bytes: int | None = None
+    num_blocks: int | None = None  # takes precedence over kv_memory_bytes
+    max_context: int | None = None
+    max_step_tokens: int = 512
+    cache: bool = True  # keep packed weights on disk
+
+    def __post_init__(self) -> None:
+        _one_of("weights", self.weights, WEIGHTS_KINDS)
+        _one_of("group", self.group, GROUPS)
+        _one_of("kv_dtype", self.kv_dtype, ("f16", "f32"))
+        _within("threads", self.threads, 1, 1024)
+        _within("kv_memory_bytes", self.kv_memory_bytes, 1, 1 << 50)
+        _within("num_blocks", self.num_blocks, 1, (1 << 31) - 1)
+        _within("max_context", self.max_context, 1, 1 << 27)
+        _within("max_step_tokens", self.max_step_tokens, 1, 1 << 20)
+
+
+def _one_of(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise InvalidConfig(
+            f"{name} is {value!r}; it must be one of {', '.join(str(choice) for choice in choices)}"
+        )
+
+
+def _within(name: str, value: int | None, low: int, high: int) -> None:
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high
+    ):
+        raise InvalidConfig(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
