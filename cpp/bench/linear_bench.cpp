@@ -119,12 +119,15 @@ struct Batch {
   std::vector<float*> out;
 };
 
-/// A batch over the layers [begin, end), each thread its slice of every matrix; seconds. Without the barriers
-/// of a real step: they are the pool's cost, and on a shared machine they would hide the kernels.
+/// A batch over the layers [begin, end), each thread its slice of every matrix; seconds on the wall or of
+/// CPU. Without the barriers of a real step: they are the pool's cost, and on a shared machine they would
+/// hide the kernels.
 double run_s(const WeightSet& set, int begin, int end, const Batch& batch, const Kernels& kernels,
-             ThreadPool& pool, const std::vector<uint8_t*>& scratch) {
+             ThreadPool& pool, const std::vector<uint8_t*>& scratch, bool cpu_time) {
   const double start = now_s();
+  std::vector<double> busy_s(static_cast<size_t>(pool.size()) * 8);  // a cache line each
   pool.run([&](int thread) {
+    const double thread_start = bench::thread_cpu_s();
     for (int layer = begin; layer < end; ++layer) {
       for (size_t i = 0; i < set.shapes.size(); ++i) {
         const PackedMatrix w = set.matrix(layer, i);
@@ -135,8 +138,9 @@ double run_s(const WeightSet& set, int begin, int end, const Batch& batch, const
                        scratch[static_cast<size_t>(thread)]);
       }
     }
+    busy_s[static_cast<size_t>(thread) * 8] = bench::thread_cpu_s() - thread_start;
   });
-  return now_s() - start;
+  return cpu_time ? *std::max_element(busy_s.begin(), busy_s.end()) : now_s() - start;
 }
 
 struct Line {
@@ -161,7 +165,7 @@ std::vector<Line> measure(const WeightSet& set, int layers, int segments, const 
       for (int segment = 0; segment < segments; ++segment) {
         double& s = best[i][static_cast<size_t>(segment)];
         s = std::min(s, run_s(set, layers * segment / segments, layers * (segment + 1) / segments, batches[i],
-                              kernels, pool, scratch));
+                              kernels, pool, scratch, probe == bench::peak_gmac_per_s));
       }
     }
   }

@@ -19,7 +19,8 @@ int64_t read_int(PyObject* object, const char* what) {
 
 /// Appends the integers of a sequence, each in [low, high); returns how many.
 int32_t append_ids(PyObject* ids, std::vector<int32_t>& out, int64_t low, int64_t high, const char* what) {
-  const nb::object list = nb::steal(PySequence_Fast(ids, (std::string(what) + " must be a sequence").c_str()));
+  const nb::object list =
+      nb::steal(PySequence_Fast(ids, (std::string(what) + " must be a sequence").c_str()));
   if (!list.is_valid()) nb::raise_python_error();
   const Py_ssize_t count = PySequence_Fast_GET_SIZE(list.ptr());
   if (count > kMaxDimension) refuse(std::string(what) + " is too long");

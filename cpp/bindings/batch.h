@@ -1,4 +1,5 @@
-// Reads the sequences of a step from Python into flat memory that is kept between steps, checking every number once.
+// Reads the sequences of a step from Python into flat memory that is kept between steps, checking every
+// number once.
 #pragma once
 #include <vector>
 

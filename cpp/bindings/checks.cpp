@@ -82,7 +82,8 @@ PackedMatrix packed_shape(const std::string& format, int64_t n, int64_t k, int64
 }
 
 PackedMatrix packed_matrix(const Array& data, PackedMatrix shape, const std::string& name) {
-  if (!is_dtype(data, nb::dlpack::dtype_code::UInt, 8)) throw nb::type_error((name + " must be uint8").c_str());
+  if (!is_dtype(data, nb::dlpack::dtype_code::UInt, 8))
+    throw nb::type_error((name + " must be uint8").c_str());
   if (data.ndim() != 1 || !is_contiguous(data)) refuse(name + " must be 1-D and contiguous");
   if (static_cast<int64_t>(data.size()) != shape.bytes()) {
     refuse(name + " has " + std::to_string(data.size()) + " bytes but its format and sizes need " +

@@ -17,7 +17,8 @@ namespace nb = nanobind;
 using Array = nb::ndarray<nb::ro, nb::device::cpu>;
 using FloatsOut = nb::ndarray<nb::numpy, float>;
 
-inline constexpr int64_t kMaxDimension = int64_t{1} << 27;  // n * k * 4 bytes then fit into 64 bits with room to spare
+inline constexpr int64_t kMaxDimension = int64_t{1}
+                                         << 27;  // n * k * 4 bytes then fit into 64 bits with room to spare
 
 /// ValueError.
 [[noreturn]] void refuse(const std::string& message);

@@ -29,8 +29,8 @@ PyNorm make_norm(std::optional<Array> weight, std::optional<Array> bias) {
   return norm;
 }
 
-PyLinear make_linear(Array data, const std::string& format, int64_t n, int64_t k, int64_t group, bool has_zero,
-                     std::optional<Array> bias) {
+PyLinear make_linear(Array data, const std::string& format, int64_t n, int64_t k, int64_t group,
+                     bool has_zero, std::optional<Array> bias) {
   PyLinear linear;
   linear.native.w = packed_matrix(data, packed_shape(format, n, k, group, has_zero), "data");
   if (bias.has_value()) {
@@ -60,9 +60,10 @@ void set_tensors(PyLayer& layer) {
 
 void init_layer(PyLayer* self, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t intermediate,
                 int32_t window, int32_t rope, float attention_scale, float attention_softcap, bool gated,
-                const std::string& activation, bool parallel_residual, const PyLinear& qkv, const PyLinear& out,
-                const PyLinear& up, const PyLinear& down, const PyNorm* norm_attn, const PyNorm* norm_mlp,
-                const PyNorm* post_attn, const PyNorm* post_mlp, const PyNorm* q_norm, const PyNorm* k_norm) {
+                const std::string& activation, bool parallel_residual, const PyLinear& qkv,
+                const PyLinear& out, const PyLinear& up, const PyLinear& down, const PyNorm* norm_attn,
+                const PyNorm* norm_mlp, const PyNorm* post_attn, const PyNorm* post_mlp, const PyNorm* q_norm,
+                const PyNorm* k_norm) {
   PyLayer layer{.native = {.heads = heads,
                            .kv_heads = kv_heads,
                            .head_dim = head_dim,
@@ -152,20 +153,18 @@ void init_model(PyModel* self, int32_t hidden, int32_t vocab, int32_t max_positi
 }  // namespace
 
 void bind_model(nb::module_& m) {
-  nb::class_<PyNorm>(m, "Norm")
-      .def(
-          "__init__",
-          [](PyNorm* self, std::optional<Array> weight, std::optional<Array> bias) {
-            new (self) PyNorm(make_norm(std::move(weight), std::move(bias)));
-          },
-          "weight"_a.noconvert().none() = nb::none(), "bias"_a.noconvert().none() = nb::none());
+  nb::class_<PyNorm>(m, "Norm").def(
+      "__init__",
+      [](PyNorm* self, std::optional<Array> weight, std::optional<Array> bias) {
+        new (self) PyNorm(make_norm(std::move(weight), std::move(bias)));
+      },
+      "weight"_a.noconvert().none() = nb::none(), "bias"_a.noconvert().none() = nb::none());
   nb::class_<PyLinear>(m, "Linear")
       .def(
           "__init__",
           [](PyLinear* self, Array data, const std::string& format, int64_t n, int64_t k, int64_t group,
              bool has_zero, std::optional<Array> bias) {
-            new (self)
-                PyLinear(make_linear(std::move(data), format, n, k, group, has_zero, std::move(bias)));
+            new (self) PyLinear(make_linear(std::move(data), format, n, k, group, has_zero, std::move(bias)));
           },
           "data"_a.noconvert(), nb::kw_only(), "format"_a, "n"_a, "k"_a, "group"_a = 0, "has_zero"_a = false,
           "bias"_a.noconvert().none() = nb::none());

@@ -49,7 +49,8 @@ void check_layer(const Model& model, const PyLayer& layer, const std::string& na
   const int64_t qkv = attended + 2 * int64_t{l.kv_heads} * l.head_dim;
   check_linear(layer.qkv, qkv, hidden, name + "qkv");
   check_linear(layer.out, hidden, attended, name + "out");
-  check_linear(layer.up, l.gated ? 2 * round_up(l.intermediate, kPanel) : l.intermediate, hidden, name + "up");
+  check_linear(layer.up, l.gated ? 2 * round_up(l.intermediate, kPanel) : l.intermediate, hidden,
+               name + "up");
   check_linear(layer.down, hidden, l.intermediate, name + "down");
   const bool bias = model.norm == NormKind::layer;
   check_norm(layer.norm_attn, hidden, bias, name + "norm_attn");
@@ -76,7 +77,8 @@ void check_model(const PyModel& model) {
   check_linear(model.head, m.vocab, m.hidden, "head");
   if (m.embedding.n != m.vocab || m.embedding.k != m.hidden) {
     refuse("embedding is [" + std::to_string(m.embedding.n) + ", " + std::to_string(m.embedding.k) +
-           "] but must be [vocab, hidden] = [" + std::to_string(m.vocab) + ", " + std::to_string(m.hidden) + "]");
+           "] but must be [vocab, hidden] = [" + std::to_string(m.vocab) + ", " + std::to_string(m.hidden) +
+           "]");
   }
   if (model.position_rows.has_value() &&
       (static_cast<int64_t>(model.position_rows->shape(0)) != m.max_positions ||

@@ -1,4 +1,5 @@
-// Python's KvPages and Transformer. A step reads its arguments, releases the GIL, computes, and hands tuples back.
+// Python's KvPages and Transformer. A step reads its arguments, releases the GIL, computes, and hands tuples
+// back.
 #include "narrows/transformer.h"
 
 #include <nanobind/stl/string.h>
@@ -121,7 +122,8 @@ void bind_transformer(nb::module_& m) {
            "max_step_tokens"_a, "isa"_a = "", nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
       .def("step", &PyTransformer::step, "kv"_a, "sequences"_a)
       .def("step_logits", &PyTransformer::step_logits, "kv"_a, "sequences"_a)
-      .def_prop_ro("max_step_tokens", [](const PyTransformer& self) { return self.native().max_step_tokens(); })
+      .def_prop_ro("max_step_tokens",
+                   [](const PyTransformer& self) { return self.native().max_step_tokens(); })
       .def_prop_ro("weight_bytes_per_step",
                    [](const PyTransformer& self) { return self.native().weight_bytes_per_step(); })
       .def_prop_ro("scratch_bytes", [](const PyTransformer& self) { return self.native().scratch_bytes(); })

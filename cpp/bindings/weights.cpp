@@ -27,12 +27,13 @@ using Aligned = std::unique_ptr<T, AlignedDelete>;
 
 template <typename T>
 Aligned<T> make_aligned(int64_t count) {
-  return Aligned<T>(static_cast<T*>(::operator new(static_cast<size_t>(count) * sizeof(T), std::align_val_t{64})));
+  return Aligned<T>(
+      static_cast<T*>(::operator new(static_cast<size_t>(count) * sizeof(T), std::align_val_t{64})));
 }
 
 std::pair<int64_t, double> pack_sources(const std::vector<Array>& sources, const BytesOut& dst,
-                                        const std::string& format, int64_t group, bool has_zero, bool interleave,
-                                        ThreadPool& pool) {
+                                        const std::string& format, int64_t group, bool has_zero,
+                                        bool interleave, ThreadPool& pool) {
   if (sources.empty()) refuse("sources is empty");
   std::vector<SourceRows> rows;
   int64_t n = 0;

@@ -1,4 +1,5 @@
-// Chooses the instruction set once: the best this CPU and its operating system allow, or the one NARROWS_ISA names.
+// Chooses the instruction set once: the best this CPU and its operating system allow, or the one NARROWS_ISA
+// names.
 #include <cstdlib>
 #include <string>
 
@@ -6,7 +7,8 @@
 
 namespace narrows {
 
-// Constant tables of function pointers (src/ops/table.cpp): no code of a foreign instruction set runs to make them.
+// Constant tables of function pointers (src/ops/table.cpp): no code of a foreign instruction set runs to make
+// them.
 namespace isa_generic {
 extern const Kernels kTable;
 }
@@ -56,7 +58,8 @@ const Kernels* select_kernels() {
     if (wanted.empty() || wanted == kernels->name) return kernels;
     available += std::string(available.empty() ? "" : ", ") + kernels->name;
   }
-  throw UnsupportedIsa("NARROWS_ISA=" + wanted + " is not an instruction set of this CPU; available: " + available);
+  throw UnsupportedIsa("NARROWS_ISA=" + wanted +
+                       " is not an instruction set of this CPU; available: " + available);
 }
 
 }  // namespace narrows

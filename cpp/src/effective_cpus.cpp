@@ -38,8 +38,8 @@ int quota_v1(const std::string& folder) {
   return quota_text >> quota && period_text >> period ? ceil_ratio(quota, period) : 0;
 }
 
-/// The tightest quota of `group` and its parents. Inside a container the path may not exist below the mount; the
-/// walk then ends at the mount itself, which is the container's own group.
+/// The tightest quota of `group` and its parents. Inside a container the path may not exist below the mount;
+/// the walk then ends at the mount itself, which is the container's own group.
 int tightest(const std::string& mount, std::string group, int (*quota)(const std::string&)) {
   int best = 0;
   while (true) {

@@ -5,8 +5,9 @@
 
 namespace narrows {
 
-/// CPUs the cgroup quotas above this process allow, rounded up; 0 where there is no quota. `membership` is the text
-/// of /proc/self/cgroup, `mount` the cgroup mount point. The tightest quota of the group and its parents counts.
+/// CPUs the cgroup quotas above this process allow, rounded up; 0 where there is no quota. `membership` is
+/// the text of /proc/self/cgroup, `mount` the cgroup mount point. The tightest quota of the group and its
+/// parents counts.
 int quota_cpus(const std::string& membership, const std::string& mount);
 
 /// Distinct physical cores among `cpus`; each cpu without a topology entry counts as a core.

@@ -1,6 +1,7 @@
-// One arena for the keys and values of all layers. Pages are zero until written, so untouched blocks cost no memory.
-// Order: layer, block, kv head, then K [head_dim][16] and V [16][head_dim]. Blocks come before heads because huge
-// pages are then filled by the blocks in use; with heads first every head of every layer would touch its own.
+// One arena for the keys and values of all layers. Pages are zero until written, so untouched blocks cost no
+// memory. Order: layer, block, kv head, then K [head_dim][16] and V [16][head_dim]. Blocks come before heads
+// because huge pages are then filled by the blocks in use; with heads first every head of every layer would
+// touch its own.
 #include <sys/mman.h>
 
 #include <new>
@@ -13,7 +14,9 @@ namespace {
 constexpr int64_t kLayerAlignBytes = 64;
 
 int64_t element_bytes(bool f32) { return f32 ? 4 : 2; }
-int64_t head_elements(const Layer& layer) { return int64_t{layer.head_dim} * kKvBlock; }  // K or V of one block
+int64_t head_elements(const Layer& layer) {
+  return int64_t{layer.head_dim} * kKvBlock;
+}  // K or V of one block
 int64_t block_elements(const Layer& layer) { return 2 * layer.kv_heads * head_elements(layer); }
 
 int64_t checked_product(int64_t a, int64_t b) {
@@ -37,7 +40,8 @@ KvPages::KvPages(const Model& model, int32_t num_blocks, bool f32) : num_blocks_
     head_strides_.push_back(head_elements(layer));
     offsets_.push_back(total);
     const int64_t layer_bytes = checked_product(strides_.back() * element_bytes(f32), num_blocks);
-    if (__builtin_add_overflow(total, round_up(layer_bytes, kLayerAlignBytes), &total)) throw std::bad_alloc();
+    if (__builtin_add_overflow(total, round_up(layer_bytes, kLayerAlignBytes), &total))
+      throw std::bad_alloc();
   }
   bytes_ = total;
   if (total == 0) return;

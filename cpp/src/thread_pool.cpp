@@ -18,8 +18,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A barrier inside a step is usually microseconds away; the next step tens of microseconds (the scheduler runs in
-// between). Past that somebody else has the core, and a yielding wait lets them finish sooner.
+// A barrier inside a step is usually microseconds away; the next step tens of microseconds (the scheduler
+// runs in between). Past that somebody else has the core, and a yielding wait lets them finish sooner.
 constexpr std::chrono::nanoseconds kSpin{15000};
 constexpr std::chrono::nanoseconds kMinSpin{500};
 constexpr std::chrono::microseconds kYieldBarrier{2000};
@@ -34,9 +34,9 @@ inline void cpu_relax() {
 #endif
 }
 
-/// Returns once `word` differs from `old`. `spin` adapts: where waits end only after yielding, the others need this
-/// core to get on (two threads of the pool may share it while a stranger has the second), so the next wait yields
-/// sooner; where they end while spinning, it grows back.
+/// Returns once `word` differs from `old`. `spin` adapts: where waits end only after yielding, the others
+/// need this core to get on (two threads of the pool may share it while a stranger has the second), so the
+/// next wait yields sooner; where they end while spinning, it grows back.
 void wait_while_equal(std::atomic<uint32_t>& word, uint32_t old, std::chrono::nanoseconds& spin,
                       std::chrono::microseconds yield_for) {
   for (int i = 0; i < kPollsPerClock; ++i) {
@@ -117,7 +117,8 @@ void ThreadPool::State::execute(int thread) {
 void ThreadPool::State::work(int thread) {
   uint32_t seen = 0;
   while (true) {
-    std::chrono::nanoseconds spin = kSpin;  // not adapted: a long gap between steps says nothing about the cores
+    std::chrono::nanoseconds spin =
+        kSpin;  // not adapted: a long gap between steps says nothing about the cores
     wait_while_equal(generation, seen, spin, kYieldIdle);
     ++seen;
     if (stopping) return;
@@ -174,8 +175,8 @@ void ThreadPool::run(const std::function<void(int)>& body) {
 void ThreadPool::barrier() {
   State& s = *state_;
   if (s.size == 1) return;
-  // `phase` before `failed`: whoever sees the phase that a failure has set also sees the failure, and whoever saw
-  // an older one is woken by the change.
+  // `phase` before `failed`: whoever sees the phase that a failure has set also sees the failure, and whoever
+  // saw an older one is woken by the change.
   const uint32_t phase = s.phase.load(std::memory_order_acquire);
   if (s.failed.load(std::memory_order_relaxed)) throw BarrierBroken{};
   if (s.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == s.size) {

@@ -47,7 +47,7 @@ void Transformer::step(KvPages& kv, const std::vector<SequenceInput>& batch, std
   }
   if (s.plan.num_rows() == 0) return;
   for (StageCounter& counter : s.counters) counter.next.store(0, std::memory_order_relaxed);
-  StepContext context{s.model, s.kernels, s.pool, s.buffers,  s.plan,    batch,
+  StepContext context{s.model, s.kernels, s.pool,     s.buffers,  s.plan,    batch,
                       kv,      out,       all_logits, s.counters, s.op_times};
   s.pool.run([&context](int thread) { StepWorker(context, thread).run(); });
 }

@@ -1,5 +1,6 @@
-// The attention stage: tasks of (part of a sequence, kv head). A task positions its queries and keys, stores keys and
-// values into their pages and, where the part is short, attends at once; long chunks attend in a second phase.
+// The attention stage: tasks of (part of a sequence, kv head). A task positions its queries and keys, stores
+// keys and values into their pages and, where the part is short, attends at once; long chunks attend in a
+// second phase.
 #include "transformer_step.h"
 
 namespace narrows {

@@ -1,4 +1,5 @@
-// All memory of a step, allocated once for `max_rows` rows: one anonymous mapping, touched only as far as steps need.
+// All memory of a step, allocated once for `max_rows` rows: one anonymous mapping, touched only as far as
+// steps need.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -9,9 +10,11 @@ namespace narrows {
 
 // Rows up to which every thread normalizes and quantizes all rows for itself: cheaper than one more barrier.
 inline constexpr int32_t kFewRows = 4;
-// Rows and columns of a tile of linear outputs: 256 x 96 floats = 96 KiB, which stays in L2 beside the weights.
+// Rows and columns of a tile of linear outputs: 256 x 96 floats = 96 KiB, which stays in L2 beside the
+// weights.
 inline constexpr int32_t kTileRows = 256;
-inline constexpr int32_t kTilePanels = 6;  // least common multiple of the interleaved pair and the 3-panel tile
+inline constexpr int32_t kTilePanels =
+    6;  // least common multiple of the interleaved pair and the 3-panel tile
 inline constexpr int32_t kTileFloats = kTileRows * kTilePanels * kPanel;
 // Rows of logits kept at a time: a vocabulary of 150k takes 20 MB.
 inline constexpr int32_t kHeadRows = 32;
@@ -44,13 +47,13 @@ class StepBuffers {
   int64_t bytes() const { return bytes_; }
 
   int64_t qkv_ld = 0, attended_ld = 0, mlp_ld = 0, hidden_ld = 0, logits_ld = 0, input_ld = 0;
-  float* x = nullptr;         // [rows, hidden_ld] the residual stream
-  float* y = nullptr;         // [rows, hidden_ld] an output that still waits for a norm, a sum or the head
-  float* qkv = nullptr;       // [rows, qkv_ld]
-  float* attended = nullptr;  // [rows, attended_ld]
-  float* mlp = nullptr;       // [rows, mlp_ld]
-  float* logits = nullptr;    // [kHeadRows, logits_ld]
-  InputBuffer many;           // [rows], shared by all threads
+  float* x = nullptr;            // [rows, hidden_ld] the residual stream
+  float* y = nullptr;            // [rows, hidden_ld] an output that still waits for a norm, a sum or the head
+  float* qkv = nullptr;          // [rows, qkv_ld]
+  float* attended = nullptr;     // [rows, attended_ld]
+  float* mlp = nullptr;          // [rows, mlp_ld]
+  float* logits = nullptr;       // [kHeadRows, logits_ld]
+  InputBuffer many;              // [rows], shared by all threads
   std::vector<float*> cos, sin;  // per rope: [rows, half]
   std::vector<WorkerBuffers> workers;
 

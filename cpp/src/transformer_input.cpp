@@ -90,9 +90,10 @@ void StepWorker::add_normalized(const Norm& norm) {
   }
 }
 
-/// The `rows` rows at x as `linear` reads them, after `norm` where one is given. Few rows are prepared by every
-/// thread in memory of its own, many by all threads together (which ends with a barrier).
-Activations StepWorker::input(const Linear& linear, const float* x, int64_t ld, int32_t rows, const Norm* norm) {
+/// The `rows` rows at x as `linear` reads them, after `norm` where one is given. Few rows are prepared by
+/// every thread in memory of its own, many by all threads together (which ends with a barrier).
+Activations StepWorker::input(const Linear& linear, const float* x, int64_t ld, int32_t rows,
+                              const Norm* norm) {
   const bool few = rows <= kFewRows;
   const InputBuffer& buffer = few ? mine_.few : c_.buffers.many;
   const RowRange mine = few ? RowRange{0, rows} : share(rows);

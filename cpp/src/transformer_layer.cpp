@@ -81,7 +81,8 @@ void StepWorker::mlp(const Layer& layer) {
 void StepWorker::finish_block(const Linear& l, const Activations& input, const Norm& post, OpGroup group) {
   const StepBuffers& b = c_.buffers;
   if (post.weight == nullptr) {
-    linear(l, input, {.kind = Epilogue::Kind::add, .dst = b.x, .ld = b.hidden_ld, .columns = c_.model.hidden});
+    linear(l, input,
+           {.kind = Epilogue::Kind::add, .dst = b.x, .ld = b.hidden_ld, .columns = c_.model.hidden});
   } else {
     linear(l, input, {.dst = b.y, .ld = b.hidden_ld, .columns = c_.model.hidden});
     barrier();

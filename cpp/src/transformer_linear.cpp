@@ -1,4 +1,5 @@
-// One linear layer over the threads: static slices of panels, a shared tail, and what happens to finished tiles.
+// One linear layer over the threads: static slices of panels, a shared tail, and what happens to finished
+// tiles.
 #include <algorithm>
 #include <cstring>
 
@@ -7,8 +8,8 @@
 namespace narrows {
 namespace {
 
-// Three quarters of a stage are dealt out beforehand (long contiguous reads), the rest goes to whoever is free: a
-// thread that lost its core delays the others by one unit at most.
+// Three quarters of a stage are dealt out beforehand (long contiguous reads), the rest goes to whoever is
+// free: a thread that lost its core delays the others by one unit at most.
 constexpr int32_t kStaticNumerator = 3, kStaticDenominator = 4;
 constexpr int32_t kDirectRows = 16;  // up to here rows are written straight to a wide enough destination
 
@@ -58,7 +59,8 @@ void StepWorker::linear_panels(const Linear& linear, const Activations& input, c
       const RowRange rows{row, std::min(input.rows, row + kTileRows)};
       const Activations a = slice(linear.w, input, rows);
       if (direct) {
-        c_.kernels.linear(linear.w, p, p_end, a, epilogue.dst + int64_t{p} * kPanel, epilogue.ld, mine_.linear);
+        c_.kernels.linear(linear.w, p, p_end, a, epilogue.dst + int64_t{p} * kPanel, epilogue.ld,
+                          mine_.linear);
         continue;
       }
       c_.kernels.linear(linear.w, p, p_end, a, mine_.tile, ld, mine_.linear);

@@ -5,8 +5,8 @@
 namespace narrows {
 namespace {
 
-// Up to two query tiles attend in the task that stored their keys. Longer chunks are stored first and then cut into
-// tiles, so that one long prompt keeps all threads busy to the end.
+// Up to two query tiles attend in the task that stored their keys. Longer chunks are stored first and then
+// cut into tiles, so that one long prompt keeps all threads busy to the end.
 constexpr int32_t kWholeRows = 2 * kQueryTile;
 constexpr int32_t kStoreRows = 64;
 constexpr int32_t kAttendRows = 4 * kQueryTile;

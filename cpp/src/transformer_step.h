@@ -1,6 +1,6 @@
-// One thread's way through a step. Every thread runs the same StepWorker::run() and meets the others at barriers;
-// within a stage they share the work by static slices and atomic counters. Which thread computes what never changes
-// a bit of the result: sums are never split.
+// One thread's way through a step. Every thread runs the same StepWorker::run() and meets the others at
+// barriers; within a stage they share the work by static slices and atomic counters. Which thread computes
+// what never changes a bit of the result: sums are never split.
 #pragma once
 #include <array>
 #include <atomic>
@@ -47,7 +47,7 @@ struct Epilogue {
   Kind kind = Kind::store;
   float* dst = nullptr;
   int64_t ld = 0;
-  int32_t columns = 0;  // of dst
+  int32_t columns = 0;           // of dst
   const float* other = nullptr;  // same ld as dst
   ActivationKind activation = ActivationKind::silu;
 };
@@ -73,7 +73,8 @@ class StepWorker {
   void rope_angles(int32_t row);
   void normalize(const Norm& norm, const float* x, float* out, int32_t n) const;
   void add_normalized(const Norm& norm);
-  Activations input(const Linear& linear, const float* x, int64_t ld, int32_t rows, const Norm* norm = nullptr);
+  Activations input(const Linear& linear, const float* x, int64_t ld, int32_t rows,
+                    const Norm* norm = nullptr);
 
   // transformer_linear.cpp
   void linear(const Linear& linear, const Activations& input, const Epilogue& epilogue);

@@ -1,12 +1,12 @@
 """Narrows: takes a slow language model, says why, makes it lean, and serves it as a real-time stream.
 
-The public names, each imported when first used: importing the package itself loads neither the core nor numpy.
+The public names, each imported when first used: importing the package loads neither the core nor numpy.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from narrows.engine.local import LLM
@@ -51,10 +51,10 @@ __all__ = [
 _HOMES = {"LLM": "narrows.engine.local", "SamplingParams": "narrows.engine.step"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'narrows' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES.get(name, "narrows.errors")), name)
+    value: object = getattr(importlib.import_module(_HOMES.get(name, "narrows.errors")), name)
     globals()[name] = value  # the next access does not come here
     return value
 

@@ -1,4 +1,4 @@
-"""The engine on the native core and the embedded model: batches, preemption, odd parameters change nothing else."""
+"""The engine on the native core and the embedded model: neither batches nor preemption change an answer."""
 
 from __future__ import annotations
 

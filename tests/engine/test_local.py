@@ -113,7 +113,11 @@ def test_a_queue_full_of_others_requests_is_said() -> None:
 def test_an_llm_lives_as_long_as_its_streams_and_is_closed_with_them() -> None:
     runner = FakeRunner(alphabet=tuple(b"xyz"))
     runner.step_s = 0.001
-    assert len(collect(make_llm(runner).stream("a", max_tokens=20)).tokens) == 20
+    stream = make_llm(runner).stream("a", max_tokens=20)
+    gc.collect()
+    assert not runner.is_closed
+    assert len(collect(stream).tokens) == 20
+    del stream
     gc.collect()
     assert runner.is_closed
 

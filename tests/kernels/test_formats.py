@@ -66,8 +66,9 @@ def test_packing_rounds_to_the_nearest_representable_value(form: PackedFormat, n
         case "p8":
             bound = magnitude / 127 / 2 * 1.001
         case "p4":
-            # Affine: 15 steps span at most 2 max, and the zero point is rounded too. Symmetric: the grid -8..7 may
-            # cut off the shorter side by a whole step of max/8. Scales in f16 add 2^-11 of 15 steps.
+            # Affine: 15 steps span at most 2 max, and the zero point is rounded too. Symmetric: the grid
+            # -8..7 may cut off the shorter side by a whole step of max/8. Scales in f16 add 2^-11 of 15
+            # steps.
             step = magnitude * (2 / 15 if form.has_zero else 1 / 8)
             bound = step * (1 + 15 * 2.0**-11)
     assert (error <= bound + 1e-7).all()
@@ -82,8 +83,8 @@ def test_linear_is_the_oracle_within_float32_rounding(form: PackedFormat, n: int
     options = {"format": form.name, "n": n, "group": form.group, "has_zero": form.has_zero}
     got = _core.linear(data, x, **options)
     wanted = reference.linear(data, shape, x)
-    # each sum of k products is rounded at most k times; the quantized path rounds per group, and a code that sits
-    # between two integers may fall to either side (1/127 of the group's largest value)
+    # each sum of k products is rounded at most k times; the quantized path rounds per group, and a code that
+    # sits between two integers may fall to either side (1/127 of the group's largest value)
     scale = np.abs(x).max() * np.abs(reference.unpack(data, shape)).max() * k
     assert np.abs(got - wanted).max() <= scale * (4 * np.finfo(np.float32).eps + form.is_quantized * 1e-6)
 

@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from narrows.models.resolve import embedded_model
+
 NAMES = ("stories260k-llama", "babyllama-char", "tinychat-gptneo")
 
 
+EMBEDDED = "embedded"
+
+
 def real_model(name: str) -> Path:
-    """The folder of a shared model. Skips where it is absent, but fails in CI, where it must be there."""
+    """The folder of a shared model, or of the embedded one. Skips where it is absent, but fails in CI."""
+    if name == EMBEDDED:
+        return embedded_model()
     shared = Path(os.environ.get("NARROWS_SHARED") or Path(__file__).parents[3] / "shared")
     folder = shared / "models" / name
     if folder.is_dir():

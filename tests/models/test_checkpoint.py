@@ -1,4 +1,4 @@
-"""Damaged, missing and misleading weight files are refused with a remedy; sound ones are read without a copy."""
+"""Damaged, missing and misleading weight files are refused with a remedy; sound ones are not copied."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_missing_tensors_and_wrong_dtypes_are_named(folder: Path) -> None:
 def test_a_missing_shard_is_named(folder: Path) -> None:
     shard(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(InvalidModel, match="model-00002-of-00002.safetensors is missing"):
+    with pytest.raises(InvalidModel, match=r"model-00002-of-00002.safetensors is missing"):
         open_checkpoint(folder)
 
 
@@ -186,11 +186,11 @@ def test_pickles_are_refused_with_how_to_convert_them_and_never_loaded(
 def test_empty_folders_and_stray_shards_are_explained(folder: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(InvalidModel, match="holds no .*safetensors"):
+    with pytest.raises(InvalidModel, match=r"holds no .*safetensors"):
         open_checkpoint(empty)
     (folder / "model.safetensors").rename(folder / "x.safetensors")
     (folder / "y.safetensors").write_bytes((folder / "x.safetensors").read_bytes())
-    with pytest.raises(InvalidModel, match="2 safetensors files but no model.safetensors.index.json"):
+    with pytest.raises(InvalidModel, match=r"2 safetensors files but no model.safetensors.index.json"):
         open_checkpoint(folder)
 
 

@@ -17,7 +17,7 @@ NUM_PROMPT, NUM_NEW = 17, 64
 
 
 def logit_tolerance(logits: torch.Tensor) -> float:
-    """Float32 sums of ~100 products through some 30 operations in another order, relative to the largest logit."""
+    """Float32 sums of ~100 products through some 30 operations, relative to the largest logit."""
     return 30 * 100**0.5 * torch.finfo(torch.float32).eps * max(1.0, float(logits.abs().max()))
 
 

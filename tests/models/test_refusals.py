@@ -1,4 +1,4 @@
-"""Models that Narrows does not run, or that contradict themselves, are refused by name and with both numbers."""
+"""Models that do not run here, or contradict themselves, are refused by name and with both numbers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_unsupported_family_is_refused_with_the_list_of_supported_ones(
     with pytest.raises(UnsupportedModel, match="model_type 'mamba' is not supported") as caught:
         load(saved, tmp_path, config={"model_type": "mamba", "architectures": ["MambaForCausalLM"]})
     assert all(name in str(caught.value) for name in FAMILIES)
-    with pytest.raises(UnsupportedModel, match="LlamaForSequenceClassification .* LlamaForCausalLM"):
+    with pytest.raises(UnsupportedModel, match=r"LlamaForSequenceClassification .* LlamaForCausalLM"):
         load(saved, tmp_path, config={"architectures": ["LlamaForSequenceClassification"]})
 
 
@@ -225,5 +225,5 @@ def test_a_damaged_config_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidModel, match="config.json is missing"):
+    with pytest.raises(InvalidModel, match=r"config.json is missing"):
         read_config(tmp_path)

@@ -1,4 +1,4 @@
-"""Where a model's name leads: a folder, the embedded model, the hub, or an error that says how to get the folder."""
+"""Where a model's name leads: a folder, the embedded model, the hub, or how to get the folder."""
 
 from __future__ import annotations
 

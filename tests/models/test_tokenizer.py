@@ -185,9 +185,11 @@ TEMPLATES = [
     "{% for message in messages %}\n  {{ message.role }}: {{ message['content'] | trim }}\n{% endfor %}"
     "{% if add_generation_prompt %}\nassistant:{% endif %}",
     "{{ bos_token }}{{ messages | tojson }}{{ eos_token }}",
-    "{{ messages | tojson(indent=2) }}{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
+    "{{ messages | tojson(indent=2) }}{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = "
+    "ns.n + 1 %}"
     "{% if loop.last %}{% break %}{% endif %}{% endfor %}{{ ns.n }}",
-    "{% if tools %}tools{% endif %}{% generation %}{{ messages[0].content.split(' ')[-1] }}{% endgeneration %}",
+    "{% if tools %}tools{% endif %}{% generation %}{{ messages[0].content.split(' ')[-1] }}{% "
+    "endgeneration %}",
 ]
 
 

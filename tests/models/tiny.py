@@ -1,7 +1,7 @@
 """Tiny random models of every family, as transformers saves them: a table of variants.
 
-In: a variant's name and a folder. Out: a saved model folder (weights rounded to bf16 values, stored in float32) and
-the transformers model in float32.
+In: a variant's name and a folder. Out: a saved model folder (weights rounded to bf16 values, stored in
+float32) and the transformers model in float32.
 """
 
 from __future__ import annotations
@@ -112,7 +112,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2", {**GEMMA, "sliding_window": 6}),
     "gemma2_tight_caps": (
         "Gemma2",
-        {**GEMMA, "sliding_window": 64, "attn_logit_softcapping": 1.0, "final_logit_softcapping": 2.0},
+        {
+            **GEMMA,
+            "num_hidden_layers": 2,
+            "sliding_window": 64,
+            "attn_logit_softcapping": 1.0,
+            "final_logit_softcapping": 2.0,
+        },
     ),
     "gemma3": ("Gemma3", {**GEMMA, "sliding_window": 6, "layer_types": _layers("sfsf")}),
     "gemma3_pattern": ("Gemma3", {**GEMMA, "sliding_window": 9, "num_hidden_layers": 7}),
@@ -147,7 +153,7 @@ def save_tiny(variant: str, folder: Path, *, seed: int = 0, dtype: torch.dtype =
 
 
 def _randomize(model: torch.nn.Module, *, tied: bool) -> None:
-    """Weights large enough that every part matters, rounded to bf16; norms and biases are no longer 1 and 0."""
+    """Weights large enough that every part matters, rounded to bf16; norms and biases differ from 1 and 0."""
     draw: Callable[..., torch.Tensor] = torch.randn
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""The native runner against transformers, every family: same tokens in float32, bounded differences below it."""
+"""The native runner against transformers, every family: same tokens in float32, bounded loss below."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_smaller_weights_stay_within_what_their_rounding_explains(variant: str, 
     # The checkpoints hold bf16 values, so bf16 weights lose nothing.
     same = CpuRunner.from_folder(tmp_path, options("bf16")).logits(ids)
     assert np.abs(same - wanted).max() <= logit_tolerance(torch.from_numpy(wanted))
-    # Rounding steps are uniform: an int8 step is max/127 with max about 3 sigma, a 4-bit one range/15 with range about
-    # 4 sigma, and a step's RMS error is step/sqrt(12). Weights and activations err alike; errors of independent
-    # matrices add as squares, and norms and soft maxima may triple them.
+    # Rounding steps are uniform: an int8 step is max/127 with max about 3 sigma, a 4-bit one range/15 with
+    # range about 4 sigma, and a step's RMS error is step/sqrt(12). Weights and activations err alike; errors
+    # of independent matrices add as squares, and norms and soft maxima may triple them.
     depth = (4 * len(exact.spec.layers) + 1) ** 0.5
     int8 = 3 / 127 / 12**0.5
     bounds = {"q8": 3 * depth * int8 * 2**0.5, "q4": 3 * depth * (4 / 15 / 12**0.5 + int8)}

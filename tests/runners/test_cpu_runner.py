@@ -1,4 +1,4 @@
-"""The runner's own duties: sampling options reach the core, results keep their order, sizes are checked before use."""
+"""The runner's own duties: options reach the core, results keep their order, sizes are checked."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_forgotten_requests_cannot_sample(runner: CpuRunner) -> None:
 
 
 def test_python_adds_little_to_a_step(runner: CpuRunner) -> None:
-    """The whole call for one decode row, less the native call, best of many: about 5 us here, 30 us at most."""
+    """The call for one decode row, less the native call, best of many: about 5 us here, 30 us at most."""
     runner.add(1, GREEDY, IDS)
     runner.run(Step((step(1),)))
     decode = Step((step(1, token_ids=(5,), start=10),))

@@ -13,14 +13,14 @@ from narrows.models.reference import ReferenceModel
 from narrows.models.tokenizer import Tokenizer
 from narrows.runners.cpu import CpuRunner
 from narrows.runners.options import CpuOptions
-from tests.models.real import NAMES, real_model
+from tests.models.real import EMBEDDED, NAMES, real_model
 from tests.runners.generate import greedy
 
 STARTS = ("Once upon a time", "Lily and Tom", "The little dog")
 NUM_NEW = 100
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, EMBEDDED])
 def test_greedy_text_is_that_of_transformers(name: str) -> None:
     folder = real_model(name)
     torch.set_num_threads(1)
@@ -51,7 +51,7 @@ def test_greedy_text_is_that_of_transformers(name: str) -> None:
         assert tokenizer.decode(ids + tokens[:end]) == text
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, EMBEDDED])
 def test_default_settings_stay_close_to_the_reference(name: str) -> None:
     """f16 keys and values change a logit by no more than some roundings of 2^-11."""
     folder = real_model(name)

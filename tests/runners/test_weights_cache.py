@@ -1,4 +1,4 @@
-"""Packed weights on disk: used when sound, rebuilt when stale or damaged, done without where the disk refuses."""
+"""Packed weights on disk: used when sound, rebuilt when stale or damaged, done without on a full disk."""
 
 from __future__ import annotations
 

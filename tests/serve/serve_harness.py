@@ -113,3 +113,13 @@ def post_bytes(path: str, body: bytes) -> bytes:
     """A request as it travels."""
     head = ("host: x", "content-type: application/json", f"content-length: {len(body)}", "", "")
     return f"POST {path} HTTP/1.1\r\n".encode() + "\r\n".join(head).encode() + body
+
+
+def refused(response: httpx.Response, status: int = 400) -> dict[str, Any]:
+    """The error of a refusal, which always has OpenAI's form."""
+    assert response.status_code == status, response.text[:300]
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert len(error["message"]) < 1000
+    return error

@@ -109,7 +109,15 @@ def test_without_a_seed_answers_differ(server: RunningServer) -> None:
 def test_echo_carries_the_logprobs_of_the_prompt(server: RunningServer) -> None:
     with server.client() as client:
         answer = client.completions.create(model=MODEL, prompt="abc", echo=True, logprobs=1, max_tokens=0)
-        ids = client.completions.create(model=MODEL, prompt=[97, 98], echo=True, logprobs=0, max_tokens=2)
+        ids = client.completions.create(
+            model=MODEL,
+            prompt=[97, 98],
+            echo=True,
+            logprobs=0,
+            max_tokens=2,
+            seed=1,
+            extra_body={"ignore_eos": True},
+        )
     choice = answer.choices[0]
     assert choice.text == "abc"
     assert choice.finish_reason == "length"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 
 import openai
@@ -234,14 +235,18 @@ def test_draining_lets_running_answers_finish_and_refuses_new_ones() -> None:
         connection.close()
 
 
-def test_a_drain_that_takes_too_long_ends_with_an_error_event() -> None:
+@pytest.mark.parametrize(("drain_timeout_s", "num_signals"), [(0.2, 1), (60, 2)])
+def test_a_drain_that_takes_too_long_ends_with_an_error_event(
+    drain_timeout_s: float, num_signals: int
+) -> None:
     runner = FakeRunner()
     runner.step_s = 0.05
-    with running_server(runner=runner, drain_timeout_s=0.2) as server:
+    with running_server(runner=runner, drain_timeout_s=drain_timeout_s) as server:
         body = {**ASK, "max_tokens": 500, "ignore_eos": True, "stream": True}
         connection = server.raw(post_bytes(CHAT, json.dumps(body).encode()))
         wait_for(lambda: server.engine.stats().output_tokens_total > 0)
-        server.server.drain()
+        for _ in range(num_signals):
+            server.server.handle_exit(signal.SIGTERM, None)
         data = b""
         while part := connection.recv(65536):
             data += part

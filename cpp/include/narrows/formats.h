@@ -1,7 +1,8 @@
 // Weight formats and packed layouts: what the bytes of a matrix mean. Knows no kernels and no threads.
 //
 // Every matrix W[n][k] is stored in panels of 16 output channels ("N16"); panel p holds channels
-// [16p, 16p+16), rows past n are padding. Panels are contiguous, each a multiple of 64 bytes, 64-byte aligned.
+// [16p, 16p+16), rows past n are padding. Panels are contiguous, each a multiple of 64 bytes, 64-byte
+// aligned.
 //
 //   F32/F16/BF16  for each k: 16 values, one per channel.                       (padding rows are 0)
 //   P8            f32 scale[16]; then padded_k/4 lines of 64 B: byte 4c+i = q[c][4j+i] + 128 (unsigned).
@@ -16,8 +17,8 @@
 namespace narrows {
 
 enum class Format : uint8_t { F32 = 0, F16 = 1, BF16 = 2, P8 = 3, P4 = 4 };
-inline constexpr int kPanel = 16;      // output channels in a panel: one AVX-512 vector of int32 or float
-inline constexpr int kRowBlock = 8;    // activation rows packed together: the height of the prefill tile
+inline constexpr int kPanel = 16;         // output channels in a panel: one AVX-512 vector of int32 or float
+inline constexpr int kRowBlock = 8;       // activation rows packed together: the height of the prefill tile
 inline constexpr int kLayoutVersion = 1;  // part of the cache key: raise it whenever the bytes change
 
 constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
@@ -26,16 +27,16 @@ constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * t
 struct PackedMatrix {
   const uint8_t* data = nullptr;
   Format format = Format::F32;
-  int32_t n = 0;             // output channels
-  int32_t k = 0;             // input channels
-  int32_t group = 0;         // k per scale of weights (P4) and activations (P8, P4): 32, 64 or 128; 0 for floats
-  bool has_zero = false;     // P4 only: a zero point per (group, channel)
+  int32_t n = 0;          // output channels
+  int32_t k = 0;          // input channels
+  int32_t group = 0;      // k per scale of weights (P4) and activations (P8, P4): 32, 64 or 128; 0 for floats
+  bool has_zero = false;  // P4 only: a zero point per (group, channel)
 
   bool quantized() const { return format == Format::P8 || format == Format::P4; }
   int32_t panels() const { return (n + kPanel - 1) / kPanel; }
   int64_t padded_k() const { return group > 0 ? round_up(k, group) : k; }
   int64_t groups() const { return group > 0 ? padded_k() / group : 0; }
-  int64_t scale_bytes() const;   // bytes before the zero points (P4) or codes
+  int64_t scale_bytes() const;  // bytes before the zero points (P4) or codes
   int64_t zero_bytes() const;
   int64_t panel_bytes() const;
   int64_t bytes() const { return panel_bytes() * panels(); }
@@ -67,12 +68,12 @@ inline int64_t PackedMatrix::panel_bytes() const {
 struct Activations {
   int32_t rows = 0;
   int32_t k = 0;
-  int32_t group = 0;             // 0: only the float view is valid
+  int32_t group = 0;  // 0: only the float view is valid
   const float* f32 = nullptr;
   int64_t ld = 0;
-  int8_t* codes = nullptr;       // [rows, padded_k], 64-byte aligned
-  float* scale = nullptr;        // [rows, groups]
-  int32_t* sum = nullptr;        // [rows, groups]
+  int8_t* codes = nullptr;  // [rows, padded_k], 64-byte aligned
+  float* scale = nullptr;   // [rows, groups]
+  int32_t* sum = nullptr;   // [rows, groups]
 };
 
 }  // namespace narrows

@@ -1,6 +1,7 @@
-// The operators of the core, one table of function pointers per instruction set. Each table is compiled from the
-// same sources (src/ops/*.cpp) with other flags; `generic` is the scalar twin and the meaning of every operator.
-// Kernels trust their arguments: the bindings have checked every size. No kernel allocates, throws or locks.
+// The operators of the core, one table of function pointers per instruction set. Each table is compiled from
+// the same sources (src/ops/*.cpp) with other flags; `generic` is the scalar twin and the meaning of every
+// operator. Kernels trust their arguments: the bindings have checked every size. No kernel allocates, throws
+// or locks.
 #pragma once
 #include <cstdint>
 #include <stdexcept>
@@ -12,31 +13,34 @@ namespace narrows {
 enum class Isa : uint8_t { generic = 0, avx2 = 1, avx512vnni = 2 };
 enum class ActivationKind : uint8_t { silu = 0, gelu_tanh = 1, gelu_erf = 2, relu = 3, relu2 = 4 };
 
-/// One sequence and one kv head: `rows` consecutive query positions starting at `start`, keys [0, start+rows).
-/// A key block holds 16 tokens. K is stored [head_dim][16 tokens], V is stored [16 tokens][head_dim].
-/// Key block j of the sequence begins at k_pages + blocks[j]*block_stride elements (likewise V).
-/// Results do not depend on `rows`, i.e. on how a prompt was cut into chunks: fixed chunks of keys, fixed order.
+/// One sequence and one kv head: `rows` consecutive query positions starting at `start`, keys [0,
+/// start+rows). A key block holds 16 tokens. K is stored [head_dim][16 tokens], V is stored [16
+/// tokens][head_dim]. Key block j of the sequence begins at k_pages + blocks[j]*block_stride elements
+/// (likewise V). Results do not depend on `rows`, i.e. on how a prompt was cut into chunks: fixed chunks of
+/// keys, fixed order.
 struct AttentionArgs {
-  const float* q = nullptr;      // q[row*q_ld + h*head_dim + d], h in [0, heads): the query heads of this kv head
+  const float* q = nullptr;  // q[row*q_ld + h*head_dim + d], h in [0, heads): the query heads of this kv head
   int64_t q_ld = 0;
-  float* out = nullptr;          // out[row*out_ld + h*head_dim + d]
+  float* out = nullptr;  // out[row*out_ld + h*head_dim + d]
   int64_t out_ld = 0;
-  const void* k_pages = nullptr; // already offset to this layer and kv head; f16 or f32 by kv_f32
+  const void* k_pages = nullptr;  // already offset to this layer and kv head; f16 or f32 by kv_f32
   const void* v_pages = nullptr;
-  int64_t block_stride = 0;      // elements between blocks of one kv head
+  int64_t block_stride = 0;  // elements between blocks of one kv head
   const int32_t* blocks = nullptr;
   int32_t rows = 0, heads = 0, head_dim = 0, start = 0;
-  int32_t window = 0;            // 0: all keys; else query p sees keys (p - window, p]
-  float scale = 1.0f;            // multiplies q.k
-  float softcap = 0.0f;          // 0: none; else scores = cap * tanh(scores / cap)
+  int32_t window = 0;    // 0: all keys; else query p sees keys (p - window, p]
+  float scale = 1.0f;    // multiplies q.k
+  float softcap = 0.0f;  // 0: none; else scores = cap * tanh(scores / cap)
   bool kv_f32 = false;
   bool causal = true;
-  float* scratch = nullptr;      // attention_scratch_floats(...) floats owned by the calling thread, 64-byte aligned
+  float* scratch =
+      nullptr;  // attention_scratch_floats(...) floats owned by the calling thread, 64-byte aligned
 };
-inline constexpr int kKvBlock = 16;      // tokens in a KV block
-inline constexpr int kKeyChunk = 256;    // keys merged at a time by the online softmax, aligned to position 0
-inline constexpr int kQueryTile = 8;     // query rows handled together in prefill
-/// Scratch of one attention call: converted K/V blocks, scores and accumulators; an upper bound for any `rows`.
+inline constexpr int kKvBlock = 16;    // tokens in a KV block
+inline constexpr int kKeyChunk = 256;  // keys merged at a time by the online softmax, aligned to position 0
+inline constexpr int kQueryTile = 8;   // query rows handled together in prefill
+/// Scratch of one attention call: converted K/V blocks, scores and accumulators; an upper bound for any
+/// `rows`.
 int64_t attention_scratch_floats(int32_t heads, int32_t head_dim);
 
 struct Kernels {
@@ -44,26 +48,31 @@ struct Kernels {
   const char* name;
 
   // ---- linear_*.cpp
-  /// out[r*ld_out + (p-panel_begin)*16 + c] = sum_k W[16p+c][k] * x[r][k] for panels [panel_begin, panel_end), every
-  /// row of `a`. Each (row, channel) is summed in the same order whatever rows and panels share the call, so results
-  /// are bit-identical for any batch size and any split. `scratch`: kLinearScratchBytes per thread, 64-byte aligned.
-  void (*linear)(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a, float* out,
-                 int64_t ld_out, uint8_t* scratch);
-  /// Quantizes rows [row_begin, row_end) of x[row*ld + k] into the codes, scales and sums of `a` (int8 symmetric per
-  /// (row, group): scale = max|x|/127, ties to even; an all-zero group has scale 0 and codes 0).
+  /// out[r*ld_out + (p-panel_begin)*16 + c] = sum_k W[16p+c][k] * x[r][k] for panels [panel_begin,
+  /// panel_end), every row of `a`. Each (row, channel) is summed in the same order whatever rows and panels
+  /// share the call, so results are bit-identical for any batch size and any split. `scratch`:
+  /// kLinearScratchBytes per thread, 64-byte aligned.
+  void (*linear)(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a,
+                 float* out, int64_t ld_out, uint8_t* scratch);
+  /// Quantizes rows [row_begin, row_end) of x[row*ld + k] into the codes, scales and sums of `a` (int8
+  /// symmetric per (row, group): scale = max|x|/127, ties to even; an all-zero group has scale 0 and codes
+  /// 0).
   void (*quantize)(const float* x, int64_t ld, int32_t row_begin, int32_t row_end, const Activations& a);
   /// out[k] = row `row` of W in float: the embedding lookup of a packed matrix.
   void (*unpack_row)(const PackedMatrix& w, int32_t row, float* out);
 
   // ---- norm.cpp, activation.cpp, rope.cpp: one row of n floats; in == out is allowed
   void (*rms_norm)(const float* x, const float* weight, float eps, float* out, int32_t n);
-  void (*layer_norm)(const float* x, const float* weight, const float* bias_or_null, float eps, float* out, int32_t n);
-  void (*activate)(ActivationKind kind, float* x, int32_t n);                                   // x = f(x)
-  void (*activate_gated)(ActivationKind kind, const float* gate, const float* up, float* out, int32_t n);  // f(g)*u
-  void (*add)(float* x, const float* y, int32_t n);                                             // x += y
+  void (*layer_norm)(const float* x, const float* weight, const float* bias_or_null, float eps, float* out,
+                     int32_t n);
+  void (*activate)(ActivationKind kind, float* x, int32_t n);  // x = f(x)
+  void (*activate_gated)(ActivationKind kind, const float* gate, const float* up, float* out,
+                         int32_t n);                 // f(g)*u
+  void (*add)(float* x, const float* y, int32_t n);  // x += y
   void (*scale)(float* x, float factor, int32_t n);
-  void (*softcap)(float* x, float cap, int32_t n);                                              // cap*tanh(x/cap)
-  /// Rotates the first 2*half entries of a head as pairs (i, i+half) by cos/sin[half] (the rotate-half convention).
+  void (*softcap)(float* x, float cap, int32_t n);  // cap*tanh(x/cap)
+  /// Rotates the first 2*half entries of a head as pairs (i, i+half) by cos/sin[half] (the rotate-half
+  /// convention).
   void (*rope)(float* head, const float* cos, const float* sin, int32_t half);
 
   // ---- attention_paged.cpp

@@ -1,4 +1,5 @@
-// Sampling parameters and per-request sampling state. Pure: token = f(logits, params, history, seed, position).
+// Sampling parameters and per-request sampling state. Pure: token = f(logits, params, history, seed,
+// position).
 #pragma once
 #include <cstdint>
 #include <unordered_map>
@@ -10,15 +11,15 @@
 namespace narrows {
 
 struct SamplingParams {
-  float temperature = 1.0f;        // 0: greedy
-  int32_t top_k = 0;               // 0: off
-  float top_p = 1.0f;              // (0, 1]
-  float min_p = 0.0f;              // [0, 1]: keeps tokens with p >= min_p * max p
-  float repetition_penalty = 1.0f; // > 0, over prompt and output (CTRL, arXiv 1909.05858)
-  float presence_penalty = 0.0f;   // over output, as OpenAI defines both
+  float temperature = 1.0f;         // 0: greedy
+  int32_t top_k = 0;                // 0: off
+  float top_p = 1.0f;               // (0, 1]
+  float min_p = 0.0f;               // [0, 1]: keeps tokens with p >= min_p * max p
+  float repetition_penalty = 1.0f;  // > 0, over prompt and output (CTRL, arXiv 1909.05858)
+  float presence_penalty = 0.0f;    // over output, as OpenAI defines both
   float frequency_penalty = 0.0f;
   uint64_t seed = 0;
-  int32_t top_logprobs = -1;       // -1: no logprobs; n >= 0: the chosen token's and the n best
+  int32_t top_logprobs = -1;  // -1: no logprobs; n >= 0: the chosen token's and the n best
   std::vector<std::pair<int32_t, float>> logit_bias;
   std::vector<int32_t> banned_until_min;  // end tokens that may not come before min_tokens
   int32_t min_tokens = 0;
@@ -26,18 +27,18 @@ struct SamplingParams {
 
 struct TokenLogprob {
   int32_t token = -1;
-  float logprob = 0.0f;            // log-softmax of the model's own logits, before penalties and temperature
-  int32_t rank = 0;                // 0 for the most likely (only set for targets)
+  float logprob = 0.0f;  // log-softmax of the model's own logits, before penalties and temperature
+  int32_t rank = 0;      // 0 for the most likely (only set for targets)
 };
 
 struct Sampled {
-  int32_t token = -1;              // -1 where the logits were not finite
+  int32_t token = -1;  // -1 where the logits were not finite
   float logprob = 0.0f;
-  std::vector<TokenLogprob> top;   // best first
+  std::vector<TokenLogprob> top;  // best first
 };
 
-/// The sampling state of one request. Randomness is counter based: the draw of output i depends on (seed, i) only,
-/// so batch composition, preemption and recomputation cannot change it.
+/// The sampling state of one request. Randomness is counter based: the draw of output i depends on (seed, i)
+/// only, so batch composition, preemption and recomputation cannot change it.
 class Sampler {
  public:
   Sampler(SamplingParams params, const int32_t* prompt, int64_t prompt_len);

@@ -1,4 +1,5 @@
-// A persistent pool that runs one step at a time: the caller is thread 0, workers spin briefly, then yield, then park.
+// A persistent pool that runs one step at a time: the caller is thread 0, workers spin briefly, then yield,
+// then park.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -15,8 +16,9 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const;
-  /// Runs body(thread) on every thread and returns when all are done. One caller at a time. The first exception
-  /// thrown by any thread is rethrown here; the body must reach the same barriers on every thread or throw on all.
+  /// Runs body(thread) on every thread and returns when all are done. One caller at a time. The first
+  /// exception thrown by any thread is rethrown here; the body must reach the same barriers on every thread
+  /// or throw on all.
   void run(const std::function<void(int)>& body);
   /// Inside run(): all threads wait for each other.
   void barrier();

@@ -13,22 +13,23 @@ namespace narrows {
 
 enum class NormKind : uint8_t { rms = 0, layer = 1 };
 
-struct Norm {                      // weight null: this norm is absent
+struct Norm {  // weight null: this norm is absent
   const float* weight = nullptr;
   const float* bias = nullptr;
 };
-struct Linear {                    // w.data null: absent
+struct Linear {  // w.data null: absent
   PackedMatrix w;
-  const float* bias = nullptr;     // [w.n]
+  const float* bias = nullptr;  // [w.n]
 };
 
 /// One layer; widths may differ between layers. Linear shapes: qkv [(heads + 2 kv_heads) head_dim, hidden],
-/// out [hidden, heads head_dim], up [intermediate, hidden] or, where gated, gate and up with panels interleaved
-/// (panel 2p = gate channels 16p.., panel 2p+1 = up channels 16p..; both padded to 16), down [hidden, intermediate].
+/// out [hidden, heads head_dim], up [intermediate, hidden] or, where gated, gate and up with panels
+/// interleaved (panel 2p = gate channels 16p.., panel 2p+1 = up channels 16p..; both padded to 16), down
+/// [hidden, intermediate].
 struct Layer {
   int32_t heads = 0, kv_heads = 0, head_dim = 0, intermediate = 0;
-  int32_t window = 0;              // 0: full attention
-  int32_t rope = -1;               // index into Model::ropes, -1: none
+  int32_t window = 0;  // 0: full attention
+  int32_t rope = -1;   // index into Model::ropes, -1: none
   float attention_scale = 1.0f;
   float attention_softcap = 0.0f;
   bool gated = true;
@@ -40,8 +41,8 @@ struct Layer {
   Linear qkv, out, up, down;
 };
 
-struct Rope {                      // angles = position * inv_freq; cos and sin times `attention_factor`
-  std::vector<float> inv_freq;     // [rotated / 2]
+struct Rope {                   // angles = position * inv_freq; cos and sin times `attention_factor`
+  std::vector<float> inv_freq;  // [rotated / 2]
   float attention_factor = 1.0f;
 };
 
@@ -53,12 +54,13 @@ struct Model {
   float final_softcap = 0.0f;
   std::vector<Rope> ropes;
   std::vector<Layer> layers;
-  PackedMatrix embedding;          // panels, or rows where embedding_rows is set
-  const void* embedding_rows = nullptr;  // row-major [vocab, hidden] of embedding.format (F32, F16, BF16): mapped, not packed
+  PackedMatrix embedding;  // panels, or rows where embedding_rows is set
+  const void* embedding_rows =
+      nullptr;  // row-major [vocab, hidden] of embedding.format (F32, F16, BF16): mapped, not packed
   const float* position_rows = nullptr;  // learned positions [max_positions, hidden], or null
-  Norm embedding_norm;             // absent in decoder families of today
+  Norm embedding_norm;                   // absent in decoder families of today
   Norm final_norm;
-  Linear head;                     // may share its bytes with `embedding`
+  Linear head;  // may share its bytes with `embedding`
 };
 
 /// Paged keys and values of all layers; blocks are numbered 0..num_blocks-1 and handed out by the caller.
@@ -71,7 +73,9 @@ class KvPages {
   int32_t num_blocks() const { return num_blocks_; }
   bool is_f32() const { return f32_; }
   int64_t bytes() const { return bytes_; }
-  int64_t block_stride(int32_t layer) const { return strides_[layer]; }  // elements between blocks of one kv head
+  int64_t block_stride(int32_t layer) const {
+    return strides_[layer];
+  }                                               // elements between blocks of one kv head
   void* k(int32_t layer, int32_t kv_head) const;  // first block of this head
   void* v(int32_t layer, int32_t kv_head) const;
   static int64_t block_bytes(const Model& model, bool f32);  // of one block over all layers
@@ -88,16 +92,17 @@ class KvPages {
 struct SequenceInput {
   const int32_t* tokens = nullptr;
   int32_t num_tokens = 0;
-  int32_t start = 0;               // position of the first token = tokens already in the KV pages
-  const int32_t* blocks = nullptr; // enough for start + num_tokens
+  int32_t start = 0;                // position of the first token = tokens already in the KV pages
+  const int32_t* blocks = nullptr;  // enough for start + num_tokens
   int32_t num_blocks = 0;
-  const Sampler* sampler = nullptr;    // draw a token after the last row; null: none wanted
-  const int32_t* targets = nullptr;    // [num_tokens] token whose log-probability each row shall report, -1: none
-  int32_t target_top = 0;              // the n best beside each target
+  const Sampler* sampler = nullptr;  // draw a token after the last row; null: none wanted
+  const int32_t* targets =
+      nullptr;             // [num_tokens] token whose log-probability each row shall report, -1: none
+  int32_t target_top = 0;  // the n best beside each target
 };
 struct SequenceOutput {
-  Sampled sampled;                     // where a sampler was given
-  std::vector<TokenLogprob> targets;   // where targets were given: one per row
+  Sampled sampled;                    // where a sampler was given
+  std::vector<TokenLogprob> targets;  // where targets were given: one per row
   std::vector<std::vector<TokenLogprob>> target_top;
 };
 
@@ -106,7 +111,8 @@ inline constexpr int kOpGroups = 7;
 
 class Transformer {
  public:
-  /// `max_step_tokens` bounds the rows of a step: all scratch is allocated here. `model` is copied (views, not bytes).
+  /// `max_step_tokens` bounds the rows of a step: all scratch is allocated here. `model` is copied (views,
+  /// not bytes).
   Transformer(Model model, ThreadPool& pool, const Kernels& kernels, int32_t max_step_tokens);
   ~Transformer();
   /// Runs one step. Token ids, positions, block ids and sizes have been checked by the caller.

@@ -31,7 +31,7 @@ IntBlock int_block(const PackedMatrix& w, const Activations& a, int32_t row);
 /// Rows [row, row + rows) against one panel; row is a multiple of 8, rows <= 16, and either both blocks are
 /// whole or the last one is the tail of `a`.
 void int_small(const PackedMatrix& w, int32_t panel, const Activations& a, int32_t row, int32_t rows,
-               float* out, int64_t ld_out);
+               float* out, int64_t ld_out, uint8_t* scratch);
 /// Rows [row, row + rows), a multiple of 8 and at most kTileRows, against panels [panel, panel + 3).
 void int_tile(const PackedMatrix& w, int32_t panel, const Activations& a, int32_t row, int32_t rows,
               float* out, int64_t ld_out, uint8_t* scratch);

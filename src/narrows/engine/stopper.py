@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from narrows.errors import InvalidRequest
@@ -30,7 +31,7 @@ class StopAutomaton:
 
     __slots__ = ("_depth", "_edges", "_failure", "_first", "_found")
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
+    def __init__(self, stops: Sequence[str]) -> None:
         self._edges: list[dict[str, int]] = [{}]
         self._depth = [0]
         self._found: list[str | None] = [None]  # the longest stop string that ends in this state
@@ -87,7 +88,7 @@ class StopAutomaton:
                 queue.append(child)
 
 
-def make_automaton(stops: tuple[str, ...]) -> StopAutomaton | None:
+def make_automaton(stops: Sequence[str]) -> StopAutomaton | None:
     """Checks the strings; None where there are none."""
     if not stops:
         return None

@@ -1,8 +1,9 @@
 """Packed weights on disk: written once, mapped at every later start, verified before use.
 
-A file is: magic, length and SHA-256 of a JSON header, the header, then the packed bytes from the next page on. The
-header holds the key (what was packed, and how) and a checksum of the bytes. A file that is stale or damaged is reported
-with the reason, never trusted. Writing goes to a temporary file that is renamed when it is whole.
+A file is: magic, length and SHA-256 of a JSON header, the header, then the packed bytes from the next page
+on. The header holds the key (what was packed, and how) and a checksum of the bytes. A file that is stale or
+damaged is reported with the reason, never trusted. Writing goes to a temporary file that is renamed when it
+is whole.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class CacheEntry:
             "layout_version": LAYOUT_VERSION,
             "key": self.key,
             "num_bytes": self.num_bytes,
-            "checksum": f"{checksum:016x}",  # fixed width: the header's length is known before the checksum is
+            # fixed width: the header's length is known before the checksum is
+            "checksum": f"{checksum:016x}",
         }
         return json.dumps(fields, sort_keys=True).encode()
 
@@ -68,13 +70,13 @@ def cache_folder() -> Path:
 
 
 def cache_entry(folder: Path, *, slot: str, key: str, num_bytes: int) -> CacheEntry:
-    """`slot` names the file (one per model folder and recipe, so that a changed model replaces its old file)."""
+    """`slot` names the file: one per model folder and recipe; a changed model replaces its old file."""
     name = hashlib.sha256(slot.encode()).hexdigest()[:24]
     return CacheEntry(folder / f"{name}{SUFFIX}", key, num_bytes)
 
 
 def map_cache(entry: CacheEntry, pool: _core.ThreadPool) -> tuple[Bytes | None, str]:
-    """The verified packed bytes, mapped read-only; or None and the reason, "" where there simply is no file."""
+    """The verified packed bytes, mapped read-only; or None and why ("" where there is no file)."""
     try:
         return _map_verified(entry, pool), ""
     except FileNotFoundError:
@@ -114,7 +116,7 @@ def _read_header(mapped: mmap.mmap) -> dict[str, object]:
 
 
 class CacheWriter:
-    """A temporary file of the final size, mapped for writing. `commit` gives it its name; `close` drops it."""
+    """A temporary file of the final size, mapped for writing; `commit` names it, `close` drops it."""
 
     def __init__(self, entry: CacheEntry) -> None:
         """Raises OSError where the folder cannot be written or the disk is full."""
@@ -135,7 +137,7 @@ class CacheWriter:
         self.data: Bytes = np.frombuffer(self._mapped, dtype=np.uint8, offset=entry.data_start)
 
     def commit(self, pool: _core.ThreadPool) -> Bytes:
-        """Writes the header, makes everything durable, names the file and returns its bytes, now read-only."""
+        """Writes the header, makes all durable, names the file and returns its bytes, read-only."""
         assert self._temporary is not None
         raw = self._entry.header_bytes(_core.checksum(self.data, pool))
         digest = hashlib.sha256(raw).digest()

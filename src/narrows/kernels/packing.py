@@ -1,7 +1,7 @@
 """From row-major weights to packed bytes, through the native core.
 
-In: numpy arrays and a PackedShape. Out: bytes written into a buffer the caller owns, or an error for weights that are
-not finite. Knows no model and no file.
+In: numpy arrays and a PackedShape. Out: bytes written into a buffer the caller owns, or an error for weights
+that are not finite. Knows no model and no file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def pack_matrix(
     name: str,
     pool: _core.ThreadPool,
 ) -> None:
-    """Packs sources one below the other, or panel by panel; `name` is told where a weight is NaN or infinite."""
+    """Packs sources one below the other, or panel by panel; `name` is for the error about NaN."""
     non_finite, _ = _core.pack(
         sources,
         out,

@@ -1,7 +1,7 @@
 """The packed layouts and the linear operator in plain numpy: what the native core's bytes and sums mean.
 
-In: packed bytes and their PackedShape, as documented in cpp/include/narrows/formats.h. Out: float32 matrices and
-products. Slow, and independent of the core on purpose: it is the oracle of the kernel tests.
+In: packed bytes and their PackedShape, as documented in cpp/include/narrows/formats.h. Out: float32 matrices
+and products. Slow, and independent of the core on purpose: it is the oracle of the kernel tests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def unpack(data: Bytes, shape: PackedShape) -> Floats:
 
 
 def quantize(x: Floats, group: int) -> tuple[npt.NDArray[np.int32], Floats]:
-    """int8 codes [rows, groups, group] and scales [rows, groups] of activations; a group of zeros has scale 0."""
+    """int8 codes [rows, groups, group] and scales [rows, groups]; a group of zeros has scale 0."""
     rows, k = x.shape
     padded = np.zeros((rows, -(-k // group) * group), dtype=np.float32)
     padded[:, :k] = x

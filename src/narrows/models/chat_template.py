@@ -1,7 +1,7 @@
 """Chat templates: a conversation written out the way a model was trained to read it.
 
-In: the Jinja text from tokenizer_config.json or chat_template.jinja. Out: the prompt's text. Templates come with
-models, so they run in a sandbox; what goes wrong inside is the request's error. Knows no tokens.
+In: the Jinja text from tokenizer_config.json or chat_template.jinja. Out: the prompt's text. Templates come
+with models, so they run in a sandbox; what goes wrong inside is the request's error. Knows no tokens.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from narrows.errors import InvalidModel, InvalidRequest
+
+if TYPE_CHECKING:
+    from jinja2 import Template, nodes
+    from jinja2.parser import Parser
 
 
 def read_chat_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
@@ -40,7 +44,7 @@ class ChatTemplate:
     def __init__(self, text: str, names: Mapping[str, str]) -> None:
         self._text = text
         self._names = dict(names)
-        self._template: Any = None
+        self._template: Template | None = None
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """The conversation as text; raises InvalidRequest with the template's own words where it refuses."""
@@ -67,17 +71,17 @@ class ChatTemplate:
         return str(rendered)
 
 
-def _compile(text: str) -> Any:
-    from jinja2 import TemplateError, nodes
+def _compile(text: str) -> Template:
+    from jinja2 import TemplateError
     from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class GenerationTag(Extension):
         """{% generation %} marks what a model wrote, for training; here it only stands around its text."""
 
-        tags = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 (an instance variable in the base class)
 
-        def parse(self, parser: Any) -> nodes.Node | list[nodes.Node]:
+        def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
             next(parser.stream)
             body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return body
@@ -85,15 +89,22 @@ def _compile(text: str) -> Any:
     def raise_exception(message: str) -> NoReturn:
         raise TemplateError(message)
 
-    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    def tojson(
+        value: object,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
         # Jinja's own filter escapes HTML, which no model was trained on.
-        known = {name: options[name] for name in ("separators", "sort_keys") if name in options}
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **known)
+        return json.dumps(
+            value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        )
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag]
     )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
+    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
     return environment.from_string(text)

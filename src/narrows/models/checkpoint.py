@@ -1,7 +1,8 @@
 """Safetensors as memory-mapped numpy views: one file or many shards with an index.
 
-In: a model folder. Out: Checkpoint, a mapping from tensor name to shape, dtype and a read-only view; bf16 appears as
-uint16 bits. Damage is found when the folder is opened. A pickle is never loaded. Knows no model family.
+In: a model folder. Out: Checkpoint, a mapping from tensor name to shape, dtype and a read-only view; bf16
+appears as uint16 bits. Damage is found when the folder is opened. A pickle is never loaded. Knows no model
+family.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class Checkpoint:
         kind = FLOAT_DTYPES.get(entry.dtype)
         if kind is None:
             raise InvalidModel(
-                f"{self._owner[name].path}: {name} has dtype {entry.dtype}; weights must be {', '.join(FLOAT_DTYPES)}"
+                f"{self._owner[name].path}: {name} has dtype {entry.dtype}; "
+                f"weights must be {', '.join(FLOAT_DTYPES)}"
             )
         count = (entry.end - entry.begin) // np.dtype(kind).itemsize
         view = np.frombuffer(self._owner[name].data, dtype=kind, count=count, offset=entry.begin)
@@ -95,7 +97,7 @@ class Checkpoint:
         return np.require(array[part.row_begin : part.row_end], requirements=["C", "A"])
 
     def release(self, name: str) -> None:
-        """Lets the system drop the pages of a tensor that has been read, so that packing needs little memory."""
+        """Lets the system drop the pages of a tensor that has been read: packing needs little memory."""
         entry, data = self._entry(name), self._owner[name].data
         begin = -(-entry.begin // mmap.PAGESIZE) * mmap.PAGESIZE
         end = entry.end // mmap.PAGESIZE * mmap.PAGESIZE
@@ -131,7 +133,8 @@ def all_finite(array: Weights) -> bool:
     step = 1 << 22
     for begin in range(0, len(flat), step):
         part = flat[begin : begin + step]
-        bad = (part & 0x7F80) == 0x7F80 if part.dtype == np.uint16 else ~np.isfinite(part)
+        bits = part.dtype == np.uint16
+        bad = (part.view(np.uint16) & 0x7F80) == 0x7F80 if bits else ~np.isfinite(part)
         if bad.any():
             return False
     return True
@@ -160,8 +163,10 @@ def _only_file(folder: Path) -> Path:
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         raise InvalidModel(
-            f"{folder} holds only pickled weights ({pickles[0]}), which can run any code when loaded, so Narrows never "
-            'does. Where you trust the file, convert it: python -c "from transformers import AutoModelForCausalLM as '
+            f"{folder} holds only pickled weights ({pickles[0]}), which can run any code when loaded, so "
+            f"Narrows never "
+            'does. Where you trust the file, convert it: python -c "from transformers import '
+            "AutoModelForCausalLM as "
             "M; M.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\""
         )
     raise InvalidModel(

@@ -1,7 +1,7 @@
 """config.json as a mapping with checked reads.
 
-In: a model folder. Out: ModelConfig, whose typed getters raise InvalidModel naming the key, the value and what was
-expected. Knows the file's quirks across transformers versions, but no family.
+In: a model folder. Out: ModelConfig, whose typed getters raise InvalidModel naming the key, the value and
+what was expected. Knows the file's quirks across transformers versions, but no family.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from narrows.errors import InvalidModel, UnsupportedModel
 
-# Features that change what the tensors mean. Present and switched on, they are refused by name: a model that runs
-# but computes something else is worse than one that does not start.
+# Features that change what the tensors mean. Present and switched on, they are refused by name: a model that
+# runs but computes something else is worse than one that does not start.
 REFUSED_FEATURES: Final = (
     "quantization_config",
     "compression_config",
@@ -75,7 +75,7 @@ class ModelConfig:
         value = self.values.get(name, default)
         return 0.0 if value is None else self.positive(name, value)
 
-    def positive(self, name: str, value: Any) -> float:
+    def positive(self, name: str, value: object) -> float:
         """Checks a value read elsewhere, such as inside rope_parameters."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < 1e30:
             raise InvalidModel(f"{self.source}: {name} is {value!r}; it must be a number above 0")
@@ -112,7 +112,7 @@ class ModelConfig:
             raise InvalidModel(f"{self.source}: {name} is {value!r}; it must be an object")
         return value
 
-    def _value(self, name: str, default: object) -> Any:
+    def _value(self, name: str, default: object) -> object:
         value = self.values.get(name)
         if value is not None:
             return value

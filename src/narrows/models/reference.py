@@ -1,6 +1,7 @@
 """The transformer of a spec in plain torch: the oracle the native core and the families are tested against.
 
-In: TransformerSpec, checkpoint. Out: logits in float32. No KV cache, no batching, one line per idea: slow and clear.
+In: TransformerSpec, checkpoint. Out: logits in float32. No KV cache, no batching, one line per idea: slow and
+clear.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class ReferenceModel:
     def _attention(self, layer: LayerSpec, x: torch.Tensor) -> torch.Tensor:
         tokens, size = len(x), layer.head_dim
         split = [layer.heads * size, layer.kv_heads * size, layer.kv_heads * size]
-        q, k, v = (part.view(tokens, -1, size) for part in self._linear(layer.qkv, x).split(split, dim=-1))
+        q, k, v = (
+            part.view(tokens, -1, size) for part in torch.split(self._linear(layer.qkv, x), split, dim=-1)
+        )
         q, k = (
             self._rope(layer, self._norm(layer.q_norm, q, rms=True)),
             self._rope(layer, self._norm(layer.k_norm, k, rms=True)),
@@ -85,13 +88,13 @@ class ReferenceModel:
             (angles.sin() * rope.attention_factor)[:, None],
         )
         half = len(rope.inv_freq)
-        first, second, rest = heads.split([half, half, heads.shape[-1] - 2 * half], dim=-1)
+        first, second, rest = torch.split(heads, [half, half, heads.shape[-1] - 2 * half], dim=-1)
         return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
 
     def _mlp(self, layer: LayerSpec, x: torch.Tensor) -> torch.Tensor:
         up = self._linear(layer.up, x)
         if layer.gated:
-            gate, up = up.split(layer.intermediate, dim=-1)
+            gate, up = torch.split(up, layer.intermediate, dim=-1)
             return self._linear(layer.down, _activate(layer.activation, gate) * up)
         return self._linear(layer.down, _activate(layer.activation, up))
 

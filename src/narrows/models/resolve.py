@@ -76,6 +76,7 @@ def _how_to_get(name: str, error: Exception) -> str:
     return (
         f"{name} is neither a local folder nor reachable on the Hugging Face hub "
         f"({type(error).__name__}: {reason[0] if reason else 'no details'}). On a machine with access run: "
-        f"hf download {name} --local-dir {name.rpartition('/')[2]} (older: huggingface-cli download), copy the "
+        f"hf download {name} --local-dir {name.rpartition('/')[2]} (older: huggingface-cli download), copy "
+        f"the "
         "folder here and give its path"
     )

@@ -1,7 +1,8 @@
 """Rotary frequencies from config.json: default, linear, llama3, yarn and longrope.
 
-In: the rope parameters of old (rope_theta, rope_scaling) and new (rope_parameters) configs, and the rotated size.
-Out: RopeSpec. Frequencies are computed in float64 and rounded once; a type not listed here is refused by name.
+In: the rope parameters of old (rope_theta, rope_scaling) and new (rope_parameters) configs, and the rotated
+size. Out: RopeSpec. Frequencies are computed in float64 and rounded once; a type not listed here is refused
+by name.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class RopeParameters:
 
     @property
     def original_positions(self) -> float:
-        """The context the checkpoint was first trained with; beside the rope parameters in Phi-3, else inside."""
+        """The context of the first training: beside the rope parameters in Phi-3, else inside."""
         if self.config.has("original_max_position_embeddings"):
             return float(self.config.integer("original_max_position_embeddings"))
         return self.optional("original_max_position_embeddings") or float(
@@ -103,7 +104,8 @@ def make_rope(parameters: RopeParameters, rotated: int, *, max_context: int | No
             frequencies, factor = _longrope(parameters, base, max_context)
         case other:
             raise UnsupportedModel(
-                f"{parameters.config.source}: rope type {other!r} is not supported; supported: {', '.join(ROPE_TYPES)}"
+                f"{parameters.config.source}: rope type {other!r} is not supported; "
+                f"supported: {', '.join(ROPE_TYPES)}"
             )
     return RopeSpec(tuple(float(f) for f in frequencies.astype(np.float32)), float(factor))
 
@@ -158,7 +160,8 @@ def _longrope(
 ) -> tuple[Frequencies, float]:
     """LongRoPE (arXiv 2402.13753): one set of stretch factors for the original context, another beyond it.
 
-    Keys in the KV pages keep the rotation they were stored with, so the set is chosen once for the whole context.
+    Keys in the KV pages keep the rotation they were stored with, so the set is chosen once for the whole
+    context.
     """
     original = parameters.original_positions
     long = max_context is not None and max_context > original

@@ -1,7 +1,8 @@
 """One safetensors file, mapped: where each tensor lies.
 
-In: a path. Out: SafetensorsFile with the header's entries and the mapped bytes. The `safetensors` library judges
-whether the file is sound; the header is read a second time here only because the library hands out copies.
+In: a path. Out: SafetensorsFile with the header's entries and the mapped bytes. The `safetensors` library
+judges whether the file is sound; the header is read a second time here only because the library hands out
+copies.
 """
 
 from __future__ import annotations
@@ -59,8 +60,10 @@ def open_safetensors(path: Path) -> SafetensorsFile:
 
 
 def _fingerprint(header: bytes, data: mmap.mmap, status: os.stat_result) -> str:
-    """The clock of a file system ticks slowly: a file changed this very moment may change again unseen, so its bytes
-    are hashed too. Once it has aged it has another fingerprint, and whatever was cached under this one is made anew.
+    """Header, size and time of change; for a file changed this very moment its bytes too.
+
+    The clock of a file system ticks slowly, so such a file may change again unseen. Once it has aged it has
+    another fingerprint, and whatever was cached under this one is made anew.
     """
     parts = [hashlib.sha256(header).hexdigest(), str(status.st_size), str(status.st_mtime_ns)]
     if time.time_ns() - status.st_mtime_ns < SETTLED_NS:

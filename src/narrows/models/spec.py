@@ -1,7 +1,7 @@
 """What a transformer is, as plain data: the table that describes every model family.
 
-Made by families/<model_type>.py from config.json and tensor shapes; read by the runners, which turn it into weights.
-Knows no tensors' values, no kernels and no files.
+Made by families/<model_type>.py from config.json and tensor shapes; read by the runners, which turn it into
+weights. Knows no tensors' values, no kernels and no files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ Activation = Literal["silu", "gelu_tanh", "gelu_erf", "relu", "relu2"]
 class TensorSlice:
     """Rows of one checkpoint tensor: W[row_begin:row_end], optionally transposed first or with rows permuted.
 
-    `rows` (a full list of row numbers, applied after the transpose) is for fused layouts such as GPT-NeoX qkv.
+    `rows` (a full list of row numbers, applied after the transpose) is for fused layouts such as GPT-NeoX
+    qkv.
     """
 
     name: str
@@ -28,7 +29,7 @@ class TensorSlice:
 
 @dataclass(frozen=True, slots=True)
 class LinearSpec:
-    """A linear layer [out_features, in_features] stacked from slices; biases are stacked likewise or absent."""
+    """A linear layer [out_features, in_features] stacked from slices; so are biases, where present."""
 
     weights: tuple[TensorSlice, ...]
     biases: tuple[TensorSlice, ...] = ()

@@ -1,7 +1,7 @@
 """What bytes a token stands for, read from tokenizer.json's decoder.
 
-In: the decoder as JSON. Out: TokenDecoder: token text -> bytes, and whether a text's first space is dropped. Exact for
-byte-level and for sentencepiece-like BPE with byte fallback; other decoders are refused by name.
+In: the decoder as JSON. Out: TokenDecoder: token text -> bytes, and whether a text's first space is dropped.
+Exact for byte-level and for sentencepiece-like BPE with byte fallback; other decoders are refused by name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def make_token_decoder(decoder: Mapping[str, Any] | None, source: str) -> TokenD
     if kinds and all(_is_sentencepiece(step) for step in steps):
         return _sentencepiece(steps)
     raise UnsupportedModel(
-        f"{source}: the decoder {' + '.join(kinds) or 'null'} is not supported; supported: ByteLevel, and sequences of "
+        f"{source}: the decoder {' + '.join(kinds) or 'null'} is not supported; supported: ByteLevel, and "
+        f"sequences of "
         "Replace, ByteFallback, Metaspace, Fuse and Strip"
     )
 

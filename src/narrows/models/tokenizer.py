@@ -1,8 +1,8 @@
 """Text to token ids and back, for one model folder.
 
-In: tokenizer.json, tokenizer_config.json, generation_config.json. Out: Tokenizer: ids, exact token bytes, end tokens,
-the conversation template. As in transformers 5, tokenizer.json alone says which tokens are added around a text:
-add_bos_token and add_eos_token of tokenizer_config.json are for folders that lack it. Knows no model.
+In: tokenizer.json, tokenizer_config.json, generation_config.json. Out: Tokenizer: ids, exact token bytes,
+end tokens, the conversation template. As in transformers 5, tokenizer.json alone says which tokens are added
+around a text; add_bos_token of tokenizer_config.json is for folders that lack it. Knows no model.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ class Tokenizer:
         if ids and max(ids) >= self._limit:
             token = self._fast.id_to_token(max(ids))
             raise InvalidRequest(
-                f"the text holds {token!r}, token {max(ids)}, but this model's vocabulary ends at {self._limit - 1}"
+                f"the text holds {token!r}, token {max(ids)}, but this model's vocabulary ends at "
+                f"{self._limit - 1}"
             )
         return ids
 
@@ -125,7 +126,8 @@ class Tokenizer:
         """The conversation as the model was trained to read it, special tokens spelled out."""
         if self._template is None:
             raise InvalidRequest(
-                "this model has no chat template; use /v1/completions, or add chat_template.jinja to its folder",
+                "this model has no chat template; use /v1/completions, or add chat_template.jinja to its "
+                "folder",
                 param="messages",
             )
         return self._template.render(messages, add_generation_prompt=add_generation_prompt)
@@ -135,8 +137,10 @@ def _read_fast(folder: Path) -> FastTokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise InvalidModel(
-            f"{path} is missing; where the folder has tokenizer.model or vocab.json instead, convert it: python -c "
-            "\"from transformers import AutoTokenizer as T; T.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
+            f"{path} is missing; where the folder has tokenizer.model or vocab.json instead, convert it: "
+            f"python -c "
+            '"from transformers import AutoTokenizer as T; '
+            "T.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
         )
     try:
         fast = FastTokenizer.from_file(str(path))
@@ -150,7 +154,7 @@ def _read_fast(folder: Path) -> FastTokenizer:
 
 
 def _check_size(folder: Path, fast: FastTokenizer, vocab: int | None) -> None:
-    """A few added tokens may lie beyond the embedding (Gemma 3's image token); the vocabulary itself may not."""
+    """A few added tokens may lie beyond the embedding (Gemma 3's image token), the vocabulary may not."""
     size = fast.get_vocab_size(with_added_tokens=False)
     if vocab is not None and size > vocab:
         raise InvalidModel(

@@ -1,7 +1,7 @@
 """Runs steps on the CPU through the native core: the Runner of a Hugging Face model folder.
 
-In: a model folder and CpuOptions. Out: CpuRunner, a `Runner` of engine/step.py; a step is one native call. Loading
-maps or packs the weights and takes the KV pages. Knows no text, no HTTP and no scheduling.
+In: a model folder and CpuOptions. Out: CpuRunner, a `Runner` of engine/step.py; a step is one native call.
+Loading maps or packs the weights and takes the KV pages. Knows no text, no HTTP and no scheduling.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class CpuRunner:
     def from_folder(
         cls, folder: Path, options: CpuOptions | None = None, *, progress: Progress | None = None
     ) -> CpuRunner:
-        """Opens, packs or maps, and readies a model. `progress(done, total)` is called after each packed tensor."""
+        """Opens, packs or maps a model; `progress(done, total)` is called after each packed tensor."""
         return cls(load_model(folder, options or CpuOptions(), progress=progress))
 
     @property
@@ -119,7 +119,7 @@ class CpuRunner:
             self.__dict__.pop(name, None)
 
     def logits(self, token_ids: list[int]) -> Floats:
-        """Logits of every position of one text [tokens, vocab], in KV pages of its own: for tests and quality."""
+        """Logits of every position of one text [tokens, vocab], in KV pages of its own."""
         blocks = range(-(-len(token_ids) // KV_BLOCK))
         pages = _core.KvPages(self._model, len(blocks), self._kv_is_f32)
         chunk = self._transformer.max_step_tokens

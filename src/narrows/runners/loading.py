@@ -1,6 +1,7 @@
 """From a model folder to everything a CpuRunner holds, with the seconds each phase took.
 
-In: folder, CpuOptions. Out: Loaded. Sizes are checked against the machine's memory before anything large is taken.
+In: folder, CpuOptions. Out: Loaded. Sizes are checked against the machine's memory before anything large is
+taken.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def load_model(folder: Path, options: CpuOptions, *, progress: Progress | None =
             transformer = _core.Transformer(model, pool, options.max_step_tokens)
         except MemoryError as error:
             raise OutOfMemory(
-                f"no memory for {kv_size.num_blocks} KV blocks and steps of {options.max_step_tokens} tokens; "
+                f"no memory for {kv_size.num_blocks} KV blocks and steps of {options.max_step_tokens} "
+                f"tokens; "
                 "choose fewer blocks or a smaller max_step_tokens"
             ) from error
     description = _describe(spec, weights, pool, isa, options, kv)
@@ -102,7 +104,7 @@ def kv_block_bytes(spec: TransformerSpec, *, f32: bool) -> int:
 
 
 def size_kv(spec: TransformerSpec, plan: PackPlan, options: CpuOptions) -> KvSize:
-    """How many KV blocks, and the longest context they hold. OutOfMemory names what is needed and what there is."""
+    """How many KV blocks, and the longest context they hold; OutOfMemory names both numbers."""
     longest = spec.max_positions
     if options.max_context is not None and options.max_context > longest:
         raise InvalidConfig(
@@ -119,8 +121,10 @@ def size_kv(spec: TransformerSpec, plan: PackPlan, options: CpuOptions) -> KvSiz
     held = num_blocks * KV_BLOCK
     if held < wanted and options.max_context is not None:
         raise OutOfMemory(
-            f"a context of {wanted} tokens needs {shown_bytes(-(-wanted // KV_BLOCK) * block_bytes)} of KV memory, but "
-            f"{shown_bytes(num_blocks * block_bytes)} are given to it; choose a smaller max_context or more KV memory"
+            f"a context of {wanted} tokens needs {shown_bytes(-(-wanted // KV_BLOCK) * block_bytes)} of KV "
+            f"memory, but "
+            f"{shown_bytes(num_blocks * block_bytes)} are given to it; choose a smaller max_context or more "
+            f"KV memory"
         )
     return KvSize(num_blocks, min(wanted, held))
 
@@ -131,7 +135,8 @@ def _num_blocks(plan: PackPlan, options: CpuOptions, block_bytes: int, *, blocks
         num_blocks = options.num_blocks or (options.kv_memory_bytes or 0) // block_bytes
         if num_blocks < 1:
             raise InvalidConfig(
-                f"kv_memory_bytes is {options.kv_memory_bytes}, less than one block of {KV_BLOCK} tokens ({block_bytes})"
+                f"kv_memory_bytes is {options.kv_memory_bytes}, less than one block of {KV_BLOCK} tokens "
+                f"({block_bytes})"
             )
         require(plan.num_bytes + num_blocks * block_bytes, "weights and KV blocks", "choose fewer blocks")
         return num_blocks

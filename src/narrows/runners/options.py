@@ -1,6 +1,7 @@
 """What a user may choose about running a model on the CPU, checked.
 
-In: values from the command line or the API. Out: CpuOptions; InvalidConfig names the option and what it takes.
+In: values from the command line or the API. Out: CpuOptions; InvalidConfig names the option and what it
+takes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which packed form every tensor of a model gets, and where it lies in the packed bytes.
 
-In: TransformerSpec, checkpoint dtypes, the weights kind. Out: PackPlan: matrices and vectors with shapes and offsets.
-Reads no values and writes nothing.
+In: TransformerSpec, checkpoint dtypes, the weights kind. Out: PackPlan: matrices and vectors with shapes and
+offsets. Reads no values and writes nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Recipe:
             case "q8":
                 return PackedFormat("p8", fitting_group(k, self.group))
             case "q4":
-                # A zero point per group costs 8 bits in 128 * 4 and lets 16 levels span the group's real range.
+                # A zero point per group costs 8 bits in 128 * 4 and lets 16 levels span the group's real
+                # range.
                 return PackedFormat("p4", fitting_group(k, self.group), has_zero=True)
             case "f32" | "f16" | "bf16":
                 return PackedFormat(self.weights)
@@ -53,9 +54,9 @@ class Recipe:
     def head_format(self, n: int, k: int) -> PackedFormat:
         """The format of the head (and the embedding, where tied).
 
-        The head decides every token and suffers most from 4 bits, but with a large vocabulary it is a third of the
-        bytes a step reads. So a head that is small at 8 bits stays at 8 bits, and a large one gets 4 bits in the
-        smallest groups, which cost half a bit more than groups of 128.
+        The head decides every token and suffers most from 4 bits, but with a large vocabulary it is a third
+        of the bytes a step reads. So a head that is small at 8 bits stays at 8 bits, and a large one gets 4
+        bits in the smallest groups, which cost half a bit more than groups of 128.
         """
         if self.weights == "q4" and n * k > SMALL_HEAD_BYTES:
             return PackedFormat("p4", GROUPS[0], has_zero=True)

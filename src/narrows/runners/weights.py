@@ -1,7 +1,7 @@
 """Packs a checkpoint by a plan, into the cache file or into memory, and hands out the packed tensors.
 
-In: PackPlan, checkpoint, thread pool. Out: PackedWeights, looked up by LinearSpec, NormSpec or tensor. Packing streams:
-beside the packed bytes only one tensor is in memory. Knows nothing of layers.
+In: PackPlan, checkpoint, thread pool. Out: PackedWeights, looked up by LinearSpec, NormSpec or tensor.
+Packing streams: beside the packed bytes only one tensor is in memory. Knows nothing of layers.
 """
 
 from __future__ import annotations

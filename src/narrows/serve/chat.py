@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from narrows.engine.client import Chunk, GenerationRequest
@@ -27,8 +26,9 @@ from narrows.serve.answers import (
 from narrows.serve.generation import Plan, sampling_of
 from narrows.serve.logprobs import chat_logprobs
 from narrows.serve.parse import parse_request
-from narrows.serve.protocol import ChatRequest, GenerationFields, Message
-from narrows.serve.service import Service, TextCodec
+from narrows.serve.prompts import conversation_ids
+from narrows.serve.protocol import ChatRequest, GenerationFields
+from narrows.serve.service import Service
 
 
 def prepare_chat(service: Service, body: bytes) -> Prepared:
@@ -45,9 +45,10 @@ def prepare_chat(service: Service, body: bytes) -> Prepared:
         stop=request.stop,
         ignore_eos=bool(request.ignore_eos),
     )
-    prompt_ids = tuple(conversation_ids(service.codec, request.messages))
+    max_context = service.engine.info.max_context
+    token_ids = conversation_ids(service.codec, request.messages, max_context=max_context)
     return Prepared(
-        plan=Plan((prompt_ids,), template, request.n or 1, request.seed),
+        plan=Plan((token_ids,), template, request.n or 1, request.seed),
         dialect=ChatDialect(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model, bool(request.logprobs)),
         is_stream=bool(request.stream),
         include_usage=wants_usage(request),
@@ -55,23 +56,11 @@ def prepare_chat(service: Service, body: bytes) -> Prepared:
     )
 
 
-def conversation_ids(codec: TextCodec, messages: Sequence[Message]) -> list[int]:
-    """The template spells out its own special tokens, so none are added."""
-    return codec.encode(codec.render_chat([_turn(message) for message in messages]), add_special=False)
-
-
 def wants_usage(request: GenerationFields) -> bool:
     options = request.stream_options
     if options is not None and not request.stream:
         raise InvalidRequest("stream_options needs stream to be true", param="stream_options")
     return options is not None and bool(options.include_usage)
-
-
-def _turn(message: Message) -> dict[str, str]:
-    # "developer" is OpenAI's newer word for "system"; templates of open models know only the older one.
-    role = "system" if message.role == "developer" else message.role
-    turn = {"role": role, "content": message.text}
-    return turn if message.name is None else {**turn, "name": message.name}
 
 
 def _max_tokens(request: ChatRequest) -> tuple[int | None, str]:

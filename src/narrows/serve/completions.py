@@ -19,6 +19,7 @@ from narrows.serve.generation import Plan, sampling_of
 from narrows.serve.logprobs import completion_logprobs, joined
 from narrows.serve.parse import parse_request
 from narrows.serve.problems import UnsupportedField
+from narrows.serve.prompts import text_ids
 from narrows.serve.protocol import UNSUPPORTED, CompletionRequest
 from narrows.serve.service import Service
 
@@ -57,7 +58,7 @@ def prepare_completion(service: Service, body: bytes) -> Prepared:
 
 def _prompt_ids(service: Service, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
     if isinstance(prompt, str):
-        return tuple(service.codec.encode(prompt))
+        return text_ids(service.codec, prompt, max_context=service.engine.info.max_context)
     check_token_ids(service, prompt, param="prompt")
     return prompt
 

@@ -11,12 +11,12 @@ from starlette.responses import JSONResponse, Response
 
 from narrows.errors import InvalidRequest
 from narrows.serve.answers import Health, ModelCard, ModelList, Text, Tokens
-from narrows.serve.chat import conversation_ids
 from narrows.serve.completions import check_token_ids
 from narrows.serve.limits import read_body
 from narrows.serve.metrics import CONTENT_TYPE
 from narrows.serve.parse import parse_request
 from narrows.serve.problems import Problem, ProblemError
+from narrows.serve.prompts import conversation_text
 from narrows.serve.protocol import DetokenizeRequest, TokenizeRequest
 from narrows.serve.service import Service
 
@@ -76,11 +76,11 @@ def _tokens(service: Service, body: bytes) -> Tokens:
     if (asked.prompt is None) == (asked.messages is None):
         raise InvalidRequest("give either prompt or messages", param="prompt")
     if asked.messages is not None:
-        token_ids = conversation_ids(service.codec, asked.messages)
+        text, add_special = conversation_text(service.codec, asked.messages), False
     else:
-        token_ids = service.codec.encode(
-            asked.prompt or "", add_special=asked.add_special_tokens is not False
-        )
+        text, add_special = asked.prompt or "", asked.add_special_tokens is not False
+    # However long: counting the tokens of what does not fit into the context is what this route is for.
+    token_ids = service.codec.encode(text, add_special=add_special)
     return {"tokens": token_ids, "count": len(token_ids), "max_context": service.engine.info.max_context}
 
 

@@ -1,7 +1,7 @@
 """Which model families run: config.json's model_type -> builder of a TransformerSpec.
 
-In: a ModelConfig and a checkpoint's shapes. Out: the spec, after checking that nothing of the config or of the
-checkpoint is left over: what a family does not read, it does not understand.
+In: a ModelConfig and a checkpoint's shapes. Out: the spec, after checking that nothing of the config or of
+the checkpoint is left over: what a family does not read, it does not understand.
 """
 
 from __future__ import annotations
@@ -49,12 +49,13 @@ def build_spec(config: ModelConfig, tensors: Tensors, *, max_context: int | None
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise UnsupportedModel(
-            f"{config.source}: model_type {config.model_type!r} is not supported; supported: {', '.join(FAMILIES)}"
+            f"{config.source}: model_type {config.model_type!r} is not supported; "
+            f"supported: {', '.join(FAMILIES)}"
         )
     if config.architectures and family.architecture not in config.architectures:
         raise UnsupportedModel(
-            f"{config.source}: architecture {config.architectures[0]} does not generate text the way Narrows runs it; "
-            f"supported: {', '.join(known.architecture for known in FAMILIES.values())}"
+            f"{config.source}: architecture {config.architectures[0]} does not generate text the way "
+            f"Narrows runs it; supported: {', '.join(known.architecture for known in FAMILIES.values())}"
         )
     refuse_features(config)
     spec = family.build(config, tensors, max_context)
@@ -96,5 +97,6 @@ def _refuse_unused(config: ModelConfig, tensors: Tensors, spec: TransformerSpec)
     if unused:
         raise UnsupportedModel(
             f"{config.source}: {len(unused)} tensors have no place in {config.model_type} with this config, "
-            f"such as {unused[0]!r}; the config lacks a setting or the model has parts that Narrows does not run"
+            f"such as {unused[0]!r}; the config lacks a setting or the model has parts that Narrows does "
+            f"not run"
         )

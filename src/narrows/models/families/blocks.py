@@ -1,7 +1,8 @@
 """The parts of one layer, read from tensor shapes: attention, MLP and norms.
 
-In: tensor names and shapes. Out: LinearSpec and sizes, so that layers of different widths describe themselves.
-Shapes that cannot work together raise InvalidModel naming the tensor and both numbers. Knows no family.
+In: tensor names and shapes. Out: LinearSpec and sizes, so that layers of different widths describe
+themselves. Shapes that cannot work together raise InvalidModel naming the tensor and both numbers. Knows no
+family.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def matrix(tensors: Tensors, name: str, columns: int, *, transpose: bool = False
     rows, found = (shape[1], shape[0]) if transpose else shape
     if found != columns:
         raise InvalidModel(
-            f"{name} has shape {list(shape)}: it takes {found} inputs, but config.json and the other tensors say {columns}"
+            f"{name} has shape {list(shape)}: it takes {found} inputs, but config.json and the other "
+            f"tensors say {columns}"
         )
     if rows == 0:
         raise InvalidModel(f"{name} has shape {list(shape)}; an empty matrix cannot be run")

@@ -87,7 +87,8 @@ def _layer(tensors: Tensors, index: int, hidden: int, style: DecoderStyle) -> La
     def of(name: str, length: int, wanted: bool = True) -> NormSpec | None:
         return norm(tensors, f"{prefix}.{name}", length, add_one=style.add_one) if wanted else None
 
-    # "post_attention_layernorm" is the norm before the MLP in Llama, and the one after attention in Gemma 2 and 3.
+    # "post_attention_layernorm" is the norm before the MLP in Llama, and the one after attention in Gemma 2
+    # and 3.
     before_mlp = "pre_feedforward_layernorm" if style.sandwich else "post_attention_layernorm"
     return LayerSpec(
         heads=attention.heads,

@@ -87,7 +87,8 @@ def head_size(config: ModelConfig, hidden: int, *, heads_key: str = "num_attenti
         heads = config.integer(heads_key)
         if hidden % heads:
             raise InvalidModel(
-                f"{config.source}: the hidden size {hidden} is no multiple of {heads_key} {heads}; give head_dim"
+                f"{config.source}: the hidden size {hidden} is no multiple of {heads_key} {heads}; give "
+                f"head_dim"
             )
         size = hidden // heads
     return size

@@ -1,4 +1,7 @@
-"""Gemma 1, 2 and 3 (text): norms store weight - 1, embeddings are scaled, 2 and 3 mix local and global layers."""
+"""Gemma 1, 2 and 3 (text): norms store weight - 1, embeddings are scaled; 2 and 3 mix local and global.
+
+In: config, tensor shapes. Out: TransformerSpec.
+"""
 
 from __future__ import annotations
 

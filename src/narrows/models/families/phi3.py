@@ -46,7 +46,8 @@ def _rope(config: ModelConfig) -> RopeParameters:
     parameters = rope_parameters(config)
     if parameters.kind not in ROPE_TYPES:
         raise UnsupportedModel(
-            f"{config.source}: rope type {parameters.kind!r} is not supported for phi3; supported: default, longrope"
+            f"{config.source}: rope type {parameters.kind!r} is not supported for phi3; supported: default, "
+            f"longrope"
         )
     if parameters.kind in ("su", "yarn"):
         return RopeParameters(config, {**parameters.values, "rope_type": "longrope"}, parameters.theta)
@@ -56,7 +57,7 @@ def _rope(config: ModelConfig) -> RopeParameters:
 def _context(
     config: ModelConfig, parameters: RopeParameters, max_context: int | None
 ) -> tuple[int, tuple[str, ...]]:
-    """LongRoPE has two sets of frequencies; the short one, which is better for short texts, holds `original`."""
+    """LongRoPE has two sets of frequencies; the short one, better for short texts, holds `original`."""
     longest, original = config.integer("max_position_embeddings"), int(parameters.original_positions)
     if parameters.kind != "longrope" or longest <= original or (max_context or 0) > original:
         return longest, ()
