@@ -51,7 +51,7 @@ bool PyKvPages::fits(const Model& model) const {
 
 void PyBatch::read(nb::handle sequences, const Model& model, PyKvPages& kv, int32_t max_rows) {
   inputs.clear();
-  samplers.clear();
+  release();
   offsets_.clear();
   tokens_.clear();
   blocks_.clear();
@@ -102,6 +102,7 @@ void PyBatch::read_sequence(PyObject* item, const Model& model, PyKvPages& kv) {
     }
     if (sampler->max_token >= model.vocab) refuse("a sampler names token ids beyond the vocabulary");
     input.sampler = &sampler->native;
+    alive_.push_back(nb::borrow(field(3)));
   }
   const int32_t targets = append_ids(field(4), targets_, -1, model.vocab, "targets");
   if (targets != 0 && targets != input.num_tokens) refuse("targets must be empty or as long as token_ids");
@@ -126,8 +127,13 @@ void PyBatch::claim_blocks(const int32_t* blocks, int32_t start, int32_t num_tok
   }
 }
 
+void PyBatch::release() {
+  samplers.clear();
+  alive_.clear();
+}
+
 void PyBatch::drop_outputs() {
-  std::fill(samplers.begin(), samplers.end(), nullptr);
+  release();
   for (SequenceInput& input : inputs) {
     input.sampler = nullptr;
     input.targets = nullptr;

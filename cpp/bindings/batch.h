@@ -25,10 +25,12 @@ class PyBatch {
   void read(nb::handle sequences, const Model& model, PyKvPages& kv, int32_t max_rows);
   /// Samples nothing and scores nothing.
   void drop_outputs();
+  /// Lets go of the samplers.
+  void release();
   int64_t num_rows() const { return static_cast<int64_t>(ids_rows_); }
 
   std::vector<SequenceInput> inputs;
-  std::vector<PySampler*> samplers;  // null: none. The caller's tuples keep them alive.
+  std::vector<PySampler*> samplers;  // null: none
 
  private:
   struct Offsets {
@@ -39,6 +41,7 @@ class PyBatch {
   void claim_blocks(const int32_t* blocks, int32_t start, int32_t num_tokens, PyKvPages& kv);
 
   std::vector<int32_t> tokens_, blocks_, targets_;
+  std::vector<nb::object> alive_;  // the samplers: another thread may empty the caller's list while we run
   std::vector<Offsets> offsets_;
   size_t ids_rows_ = 0;
 };

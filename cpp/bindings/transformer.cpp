@@ -79,6 +79,7 @@ nb::list PyTransformer::step(PyKvPages& kv, nb::handle sequences) {
     if (sampler != nullptr && token >= 0) sampler->native.accept(token);
     results.append(result(i));
   }
+  batch_.release();
   return results;
 }
 

@@ -123,6 +123,18 @@ double measure_bandwidth(int64_t num_bytes, int repeats, ThreadPool& pool) {
   return read_bandwidth(num_bytes, repeats, pool);
 }
 
+/// All threads at once, as in a step: cores that share a multiplier must share the ceiling too.
+double measure_int8_peak(double seconds, ThreadPool& pool) {
+  if (!(seconds > 0 && seconds <= 60)) refuse("seconds must be in (0, 60]");
+  const Kernels& kernels = *select_kernels();
+  std::vector<double> rates(static_cast<size_t>(pool.size()));
+  const nb::gil_scoped_release release;
+  pool.run([&](int thread) { rates[static_cast<size_t>(thread)] = kernels.int8_peak(seconds); });
+  double total = 0;
+  for (const double rate : rates) total += rate;
+  return total / 1e9;
+}
+
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
   for (Isa isa : {Isa::generic, Isa::avx2, Isa::avx512vnni}) {
@@ -159,6 +171,7 @@ void bind_weights(nb::module_& m) {
         "has_zero"_a = false);
   m.def("checksum", &checksum_bytes, "data"_a.noconvert(), "pool"_a);
   m.def("read_bandwidth", &measure_bandwidth, "num_bytes"_a, "repeats"_a, "pool"_a);
+  m.def("int8_peak", &measure_int8_peak, "seconds"_a, "pool"_a);
   m.def("linear", &linear_once, "data"_a.noconvert(), "x"_a.noconvert(), nb::kw_only(), "format"_a, "n"_a,
         "group"_a = 0, "has_zero"_a = false, "isa"_a = "", "pool"_a.none() = nb::none());
 }

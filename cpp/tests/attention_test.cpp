@@ -89,6 +89,12 @@ TEST(long_prompt_with_grouped_heads) {
   check_shape({.heads = 2, .head_dim = 128, .start = 3, .rows = 300, .window = 130, .f32 = true}, 101, 8);
 }
 
+// The window begins in another place for every row; the chunks may not move with it.
+TEST(long_windows_that_begin_anywhere) {
+  check_shape({.heads = 1, .head_dim = 32, .start = 600, .rows = 100, .window = 300}, 105, 8);
+  check_shape({.heads = 2, .head_dim = 64, .start = 0, .rows = 700, .window = 500, .f32 = true}, 106, 8);
+}
+
 TEST(extreme_head_counts_and_head_dims) {
   check_shape({.heads = 64, .head_dim = 16, .start = 250, .rows = 9}, 110, 16);
   check_shape({.heads = 71, .head_dim = 8, .start = 30, .rows = 5}, 111, 16);

@@ -32,7 +32,7 @@ TEST(repetition_penalty_counts_prompt_and_output_once) {
   sampler.accept(2);
   CHECK(token({-9.0f, -1.0f, -1.9f, -9.0f}) == 1);
   sampler.accept(0);
-  CHECK(token({4.1f, 1.0f, 2.0f, 0.0f}) == 0);  // in prompt and output: still once
+  CHECK(token({4.1f, 1.0f, 3.0f, 0.0f}) == 0);  // in prompt and output: once, so 2.05 against 1.5
 }
 
 TEST(presence_and_frequency_count_the_output_only) {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -156,23 +155,6 @@ def test_forgotten_requests_cannot_sample(runner: CpuRunner) -> None:
     runner.remove(1)
     with pytest.raises(InternalError):
         runner.run(Step((step(1),)))
-
-
-def test_python_adds_little_to_a_step(runner: CpuRunner) -> None:
-    """The call for one decode row, less the native call, best of many: about 5 us here, 30 us at most."""
-    runner.add(1, GREEDY, IDS)
-    runner.run(Step((step(1),)))
-    decode = Step((step(1, token_ids=(5,), start=10),))
-    inner = [((5,), 10, (1,), runner._states[1][0], (), 0)]
-    with_python, native = [], []
-    for _ in range(300):
-        begin = time.perf_counter()
-        runner.run(decode)
-        middle = time.perf_counter()
-        runner._transformer.step(runner._kv, inner)
-        native.append(time.perf_counter() - middle)
-        with_python.append(middle - begin)
-    assert min(with_python) - min(native) < 30e-6
 
 
 @pytest.mark.parametrize(

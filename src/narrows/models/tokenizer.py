@@ -87,7 +87,8 @@ class Tokenizer:
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         """Token ids; `add_special` adds what the model expects around a text, such as a begin token."""
         try:
-            ids: list[int] = self._fast.encode(text, add_special_tokens=add_special).ids
+            # The batch call releases the GIL: a long text must not hold up the streams of others.
+            ids: list[int] = self._fast.encode_batch_fast([text], add_special_tokens=add_special)[0].ids
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequest(
                 "the text holds characters that are not valid Unicode (lone surrogates)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from narrows.serve.problems import Problem, ProblemError
 
@@ -50,6 +50,3 @@ async def _collect(request: Request, max_bytes: int) -> bytes:
 def too_large(max_bytes: int) -> ProblemError:
     message = f"the body is larger than the {max_bytes} bytes this server takes; send less"
     return ProblemError(Problem(413, message, code="body_too_large", headers={"connection": "close"}))
-
-
-__all__ = ["ClientDisconnect", "read_body", "too_large"]
