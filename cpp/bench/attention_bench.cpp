@@ -161,9 +161,12 @@ void bench_prefill(const Kernels& kernels, int keys, int head_dim, int heads, bo
   std::sort(rates.begin(), rates.end());
   std::sort(fractions.begin(), fractions.end());
   const double flops = rates[kRepeats / 2], fraction = fractions[kRepeats / 2];
-  std::printf("prefill keys %5d head_dim %3d heads %d %s  %7.1f GFLOP/s  %.2f of FMA peak (%.2f..%.2f)\n",
-              keys, head_dim, heads, f32 ? "f32" : "f16", flops / 1e9, fraction, fractions.front(),
-              fractions.back());
+  std::printf("prefill keys %5d head_dim %3d heads %d %s  %7.1f GFLOP/s", keys, head_dim, heads,
+              f32 ? "f32" : "f16", flops / 1e9);
+  if (fraction > 0.0) {
+    std::printf("  %.2f of FMA peak (%.2f..%.2f)", fraction, fractions.front(), fractions.back());
+  }
+  std::printf("\n");
   const std::string name = "prefill_" + std::to_string(keys) + "_d" + std::to_string(head_dim) + "_h" +
                            std::to_string(heads) + (f32 ? "_f32" : "_f16");
   record(name + "_gflops", flops / 1e9);

@@ -56,8 +56,10 @@ void score_step(Tile& t, int b, int blocks, const Element* const* keys) {
 
 void score_chunk(Tile& t, int64_t block0, int first_block, int end_block) {
   const int64_t block_floats = int64_t{t.args.head_dim} * kKvBlock;
-  for (int b = first_block; b < end_block; b += kStepBlocks) {
-    const int blocks = smaller(kStepBlocks, end_block - b);
+  // Few queries wait for memory: one page after the other, a single stream for the hardware to run ahead of.
+  const int step = reads_f16(t) ? 1 : kStepBlocks;
+  for (int b = first_block; b < end_block; b += step) {
+    const int blocks = smaller(step, end_block - b);
     if (reads_f16(t)) {
       const uint16_t* keys[kStepBlocks];
       for (int i = 0; i < blocks; ++i) keys[i] = page_of<uint16_t>(t, t.args.k_pages, block0 + b + i);
