@@ -94,7 +94,18 @@ def make_rows(
             elif op == "prefill":
                 fraction, ceiling = middle * shape.body_params / 1e9 / gmac_per_s, f"{gmac_per_s:.0f} GMAC/s"
             rows.append(
-                Row(shape_name, worker.spec.name, op, middle, values[0], values[-1], "tokens/s", num_bytes, fraction, ceiling)
+                Row(
+                    shape_name,
+                    worker.spec.name,
+                    op,
+                    middle,
+                    values[0],
+                    values[-1],
+                    "tokens/s",
+                    num_bytes,
+                    fraction,
+                    ceiling,
+                )
             )
     return rows
 
@@ -109,16 +120,33 @@ def measure_cold(shape_name: str, specs: list[workers.WorkerSpec], rounds: int) 
             starts[spec.name].append(workers.cold_start_s(spec))
     for spec in specs:
         values = sorted(starts[spec.name])
-        rows.append(Row(shape_name, spec.name, "cold", statistics.median(values), values[0], values[-1], "s", 0, None, ""))
+        rows.append(
+            Row(
+                shape_name,
+                spec.name,
+                "cold",
+                statistics.median(values),
+                values[0],
+                values[-1],
+                "s",
+                0,
+                None,
+                "",
+            )
+        )
         peak = workers.peak_memory_bytes(spec) / 1e6
         rows.append(Row(shape_name, spec.name, "memory", peak, peak, peak, "MB", 0, None, ""))
     return rows
 
 
 def print_table(rows: list[Row]) -> None:
-    print(f"{'shape':14} {'question':9} {'engine':20} {'median':>9} {'low':>8} {'high':>8} unit      of ceiling")
+    print(
+        f"{'shape':14} {'question':9} {'engine':20} {'median':>9} {'low':>8} {'high':>8} unit      of ceiling"
+    )
     for row in sorted(rows, key=lambda r: (r.shape, r.question)):
-        share = f"{row.fraction_of_ceiling:.0%} of {row.ceiling}" if row.fraction_of_ceiling is not None else ""
+        share = (
+            f"{row.fraction_of_ceiling:.0%} of {row.ceiling}" if row.fraction_of_ceiling is not None else ""
+        )
         print(
             f"{row.shape:14} {row.question:9} {row.engine:20} {row.value:9.2f} {row.low:8.2f} {row.high:8.2f} "
             f"{row.unit:9} {share}"
@@ -144,7 +172,13 @@ def machine_facts() -> dict[str, object]:
             model = line.split(":", 1)[1].strip()
             break
     steal = Path("/proc/stat").read_text().split()[8]
-    return {"cpu": model, "cpus": _core.effective_cpus(), "isa": _core.isa(), "python": platform.python_version(), "steal": steal}
+    return {
+        "cpu": model,
+        "cpus": _core.effective_cpus(),
+        "isa": _core.isa(),
+        "python": platform.python_version(),
+        "steal": steal,
+    }
 
 
 def run_shape(name: str, folder: Path, arguments: argparse.Namespace) -> list[Row]:
@@ -152,7 +186,9 @@ def run_shape(name: str, folder: Path, arguments: argparse.Namespace) -> list[Ro
     tokenizer = arguments.tokenizers / ("qwen" if name.startswith("qwen") else "gpt2") / "tokenizer.json"
     shapes.make(name, folder, tokenizer)
     python = HERE / ".venvs/llamacpp/bin/python"
-    subprocess.run([python, HERE / "peers/make_gguf.py", folder, "q4_0", "q4_k_m"], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [python, HERE / "peers/make_gguf.py", folder, "q4_0", "q4_k_m"], check=True, stderr=subprocess.DEVNULL
+    )
     specs = [workers.narrows_spec(folder, "q4", **sizes)]
     for kind in ("q4_0", "q4_k_m"):
         specs.append(workers.llamacpp_spec(folder, kind, flash=True, **sizes))
@@ -173,7 +209,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shapes", nargs="*", default=["qwen3-0.6b", "llama-3.2-1b"])
     parser.add_argument("--folder", type=Path, default=HERE / ".models", help="where checkpoints are made")
-    parser.add_argument("--tokenizers", type=Path, required=True, help="folder with gpt2/ and qwen/ tokenizer.json")
+    parser.add_argument(
+        "--tokenizers", type=Path, required=True, help="folder with gpt2/ and qwen/ tokenizer.json"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=_core.effective_cpus())
     arguments = parser.parse_args()

@@ -21,7 +21,10 @@ from narrows.runners.options import CpuOptions
 def read(client: EngineClient, prompt: list[int], max_tokens: int, seen: list[float]) -> None:
     """Runs one request to its end; appends the arrival times of its first and last token."""
     request = GenerationRequest(
-        prompt_ids=tuple(prompt), sampling=SamplingParams(temperature=0), max_tokens=max_tokens, ignore_eos=True
+        prompt_ids=tuple(prompt),
+        sampling=SamplingParams(temperature=0),
+        max_tokens=max_tokens,
+        ignore_eos=True,
     )
     num_tokens, first_s = 0, 0.0
     with client.submit(request) as stream:

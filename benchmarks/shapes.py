@@ -119,7 +119,11 @@ def write_safetensors(path: Path, named: Iterator[tuple[str, np.ndarray]]) -> No
     offset = 0
     with body.open("wb") as out:
         for name, data in named:
-            header[name] = {"dtype": "BF16", "shape": list(data.shape), "data_offsets": [offset, offset + data.nbytes]}
+            header[name] = {
+                "dtype": "BF16",
+                "shape": list(data.shape),
+                "data_offsets": [offset, offset + data.nbytes],
+            }
             out.write(data.tobytes())
             offset += data.nbytes
     text = json.dumps(header).encode()
@@ -139,7 +143,9 @@ def make(name: str, folder: Path, tokenizer: Path | None) -> Path:
     write_safetensors(folder / "model.safetensors", tensors(shape))
     if tokenizer is not None:
         shutil.copy(tokenizer, folder / "tokenizer.json")
-    (folder / "config.json").write_text(json.dumps(config(shape), indent=1))  # last: marks the folder complete
+    (folder / "config.json").write_text(
+        json.dumps(config(shape), indent=1)
+    )  # last: marks the folder complete
     return folder
 
 

@@ -41,7 +41,10 @@ class TimedStep:
 def measure(client: EngineWorker, timed: TimedStep, tokens: int) -> tuple[float, float]:
     """(outside, inside) in microseconds per token of one greedy stream."""
     request = GenerationRequest(
-        prompt_ids=tuple(range(10, 42)), sampling=SamplingParams(temperature=0), max_tokens=tokens, ignore_eos=True
+        prompt_ids=tuple(range(10, 42)),
+        sampling=SamplingParams(temperature=0),
+        max_tokens=tokens,
+        ignore_eos=True,
     )
     count, first_s, inside_s = 0, 0.0, 0.0
     with client.submit(request) as stream:

@@ -37,7 +37,9 @@ def llamacpp_spec(
     python = HERE / ".venvs/llamacpp/bin/python"
     script = (str(python), str(HERE / "peers/llamacpp_worker.py"), str(folder / f"{kind}.gguf"))
     sizes = ("--threads", str(threads), "--context", str(context), "--streams", str(streams))
-    return WorkerSpec(f"llama.cpp {kind}{' fa' if flash else ''}", script + sizes + ("--flash", str(int(flash))), kind)
+    return WorkerSpec(
+        f"llama.cpp {kind}{' fa' if flash else ''}", script + sizes + ("--flash", str(int(flash))), kind
+    )
 
 
 class Worker:
@@ -55,7 +57,9 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.spec.name} ended with {self.process.wait()}: {' '.join(self.spec.command)}")
+            raise RuntimeError(
+                f"{self.spec.name} ended with {self.process.wait()}: {' '.join(self.spec.command)}"
+            )
         answer: dict[str, float] = json.loads(line)
         return answer
 

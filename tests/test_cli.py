@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import signal
 import subprocess
@@ -49,7 +50,7 @@ def test_an_unknown_verb_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_is_shown_without_loading_what_the_verbs_need() -> None:
     code = (
         "import sys, narrows.cli; narrows.cli.main(['--help']); "
-        "heavy = {'numpy', 'pydantic', 'uvicorn', 'tokenizers', 'rich', 'torch', 'narrows._core'}; "
+        "heavy = {'numpy', 'pydantic', 'uvicorn', 'tokenizers', 'tqdm', 'torch', 'narrows._core'}; "
         "sys.exit(sorted(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -97,6 +98,9 @@ def test_errors_become_one_line_and_an_exit_code(error, code, monkeypatch, capsy
         (["--max-context", "0"], "max_context is 0"),
         (["--max-waiting", "-1"], "max_waiting is -1"),
         (["--kv-memory", "much"], "'much' is no size"),
+        (["--kv-memory", "9" * 400], "is more than any machine has"),
+        (["--weights", "bf16", "--group-size", "64"], "--group-size has no meaning for --weights bf16"),
+        (["~nobody-of-this-name/model"], "is no usable path"),
     ],
 )
 @needs_core
@@ -186,6 +190,32 @@ def test_chat_answers_each_line_and_forgets_the_oldest_when_the_context_is_full(
     assert "oldest turns are forgotten" in done.stdout
     first, last = done.stdout.splitlines()[0], done.stdout.splitlines()[-3]
     assert first == last, "after /new the same question gets the same answer"
+
+
+@needs_core
+def test_chat_forgets_turns_that_leave_no_room_for_an_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The prompt alone fits into the context, but not with max_tokens of an answer beside it."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("tell me a story\n" * 3))
+    assert cli.main(["chat", "--max-context", "64", "--max-tokens", "40", "--seed", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("TTFT") == 3
+    assert "oldest turns are forgotten" in shown
+    assert "max_tokens is" not in shown
+
+
+@needs_core
+def test_characters_that_a_terminal_lacks_and_bytes_that_are_none_end_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "narrows.cli", "chat", "--max-tokens", "3"],
+        input="a caf\u00e9\n".encode() + b"\xff\xfe\n",
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(b"TTFT") == 2
 
 
 def start_server(*words: str, log: Path) -> tuple[subprocess.Popen[str], str]:

@@ -34,7 +34,9 @@ class Model:
         options.n_ubatch = 512
         options.n_seq_max = streams
         options.n_threads = options.n_threads_batch = threads
-        options.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash else lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        options.flash_attn_type = (
+            lc.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash else lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
         self.context = lc.llama_init_from_model(self.model, options)
         if not self.context:
             raise SystemExit("llama.cpp cannot make a context")
@@ -102,8 +104,13 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--flash", type=int, default=1)
     arguments = parser.parse_args()
-    model = Model(arguments.gguf, arguments.threads, arguments.context, arguments.streams, bool(arguments.flash))
-    print(json.dumps({"ready": True, "load_s": model.load_s, "bytes": os.path.getsize(arguments.gguf)}), flush=True)
+    model = Model(
+        arguments.gguf, arguments.threads, arguments.context, arguments.streams, bool(arguments.flash)
+    )
+    print(
+        json.dumps({"ready": True, "load_s": model.load_s, "bytes": os.path.getsize(arguments.gguf)}),
+        flush=True,
+    )
     for line in sys.stdin:
         command = json.loads(line)
         if command["op"] == "generate":

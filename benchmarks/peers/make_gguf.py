@@ -93,7 +93,10 @@ def write_bf16(folder: Path, target: Path) -> None:
     source = np.memmap(folder / "model.safetensors", np.uint8, "r")
     size = int(source[:8].view(np.uint64)[0])
     header = json.loads(bytes(source[8 : 8 + size]))
-    heads = {"self_attn.q_proj": config["num_attention_heads"], "self_attn.k_proj": config["num_key_value_heads"]}
+    heads = {
+        "self_attn.q_proj": config["num_attention_heads"],
+        "self_attn.k_proj": config["num_key_value_heads"],
+    }
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -107,7 +110,10 @@ def write_bf16(folder: Path, target: Path) -> None:
                 bits = permute(bits, count)
         raw = np.ascontiguousarray(bits)
         writer.add_tensor(
-            gguf_name(name), raw.view(np.uint8), raw_shape=(raw.shape[0], raw.shape[1] * 2), raw_dtype=gguf.GGMLQuantizationType.BF16
+            gguf_name(name),
+            raw.view(np.uint8),
+            raw_shape=(raw.shape[0], raw.shape[1] * 2),
+            raw_dtype=gguf.GGMLQuantizationType.BF16,
         )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

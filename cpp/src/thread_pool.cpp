@@ -13,6 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "cpu_places.h"
+
 namespace narrows {
 namespace {
 
@@ -34,11 +36,13 @@ inline void cpu_relax() {
 #endif
 }
 
-/// Returns once `word` differs from `old`. `spin` adapts: where waits end only after yielding, the others
-/// need this core to get on (two threads of the pool may share it while a stranger has the second), so the
-/// next wait yields sooner; where they end while spinning, it grows back.
+/// Returns once `word` differs from `old`. After spinning in vain it asks `core_is_shared()`: if the threads
+/// it waits for need this very core, the next wait spins for half as long and lets them on; if not, a yield
+/// would only hand the core to strangers for a slice of milliseconds, and spinning goes back to its full
+/// length.
+template <typename F>
 void wait_while_equal(std::atomic<uint32_t>& word, uint32_t old, std::chrono::nanoseconds& spin,
-                      std::chrono::microseconds yield_for) {
+                      std::chrono::microseconds yield_for, F&& core_is_shared) {
   for (int i = 0; i < kPollsPerClock; ++i) {
     if (word.load(std::memory_order_acquire) != old) return;
     cpu_relax();
@@ -47,15 +51,12 @@ void wait_while_equal(std::atomic<uint32_t>& word, uint32_t old, std::chrono::na
   Clock::duration waited{};
   while (waited < spin) {
     for (int i = 0; i < kPollsPerClock; ++i) {
-      if (word.load(std::memory_order_acquire) != old) {
-        spin = std::min(kSpin, spin * 2);
-        return;
-      }
+      if (word.load(std::memory_order_acquire) != old) return;
       cpu_relax();
     }
     waited = Clock::now() - begin;
   }
-  spin = std::max(kMinSpin, spin / 2);
+  spin = core_is_shared() ? std::max(kMinSpin, spin / 2) : kSpin;
   while (waited < kSpin + yield_for) {
     sched_yield();
     if (word.load(std::memory_order_acquire) != old) return;
@@ -65,6 +66,7 @@ void wait_while_equal(std::atomic<uint32_t>& word, uint32_t old, std::chrono::na
 }
 
 thread_local std::chrono::nanoseconds barrier_spin = kSpin;
+thread_local int pool_thread = 0;  // which thread of its pool this is, inside run()
 
 /// Thrown out of a barrier that can no longer complete, because another thread has thrown.
 struct BarrierBroken {};
@@ -72,14 +74,18 @@ struct BarrierBroken {};
 }  // namespace
 
 struct ThreadPool::State {
-  explicit State(int num_threads) : size(num_threads) {}
+  explicit State(int num_threads) : size(num_threads), places(num_threads) {}
 
   void work(int thread);
   void execute(int thread);
   void fail(std::exception_ptr thrown);
   void stop_and_join();
+  void wait(std::atomic<uint32_t>& word, uint32_t old) {
+    wait_while_equal(word, old, barrier_spin, kYieldBarrier, [this] { return places.spread(pool_thread); });
+  }
 
   const int size;
+  CpuPlaces places;
   std::vector<std::thread> workers;
   std::mutex one_caller;
   const std::function<void(int)>* body = nullptr;
@@ -105,6 +111,8 @@ void ThreadPool::State::fail(std::exception_ptr thrown) {
 }
 
 void ThreadPool::State::execute(int thread) {
+  pool_thread = thread;
+  if (size > 1) places.spread(thread);
   try {
     (*body)(thread);
   } catch (const BarrierBroken&) {
@@ -117,9 +125,8 @@ void ThreadPool::State::execute(int thread) {
 void ThreadPool::State::work(int thread) {
   uint32_t seen = 0;
   while (true) {
-    std::chrono::nanoseconds spin =
-        kSpin;  // not adapted: a long gap between steps says nothing about the cores
-    wait_while_equal(generation, seen, spin, kYieldIdle);
+    auto spin = kSpin;  // not adapted: a long gap between steps says nothing about the cores
+    wait_while_equal(generation, seen, spin, kYieldIdle, [] { return false; });
     ++seen;
     if (stopping) return;
     execute(thread);
@@ -167,7 +174,7 @@ void ThreadPool::run(const std::function<void(int)>& body) {
   s.execute(0);
   for (uint32_t done = s.finished.load(std::memory_order_acquire); done != target;
        done = s.finished.load(std::memory_order_acquire)) {
-    wait_while_equal(s.finished, done, barrier_spin, kYieldBarrier);
+    s.wait(s.finished, done);
   }
   if (s.error) std::rethrow_exception(std::exchange(s.error, nullptr));
 }
@@ -184,7 +191,7 @@ void ThreadPool::barrier() {
     s.phase.fetch_add(1, std::memory_order_release);
     s.phase.notify_all();
   } else {
-    wait_while_equal(s.phase, phase, barrier_spin, kYieldBarrier);
+    s.wait(s.phase, phase);
   }
   if (s.failed.load(std::memory_order_relaxed)) throw BarrierBroken{};
 }

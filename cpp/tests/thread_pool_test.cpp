@@ -2,6 +2,7 @@
 // how many threads the machine is worth.
 #include "narrows/thread_pool.h"
 
+#include <sched.h>
 #include <stdlib.h>
 
 #include <chrono>
@@ -12,6 +13,7 @@
 #include <thread>
 
 #include "check.h"
+#include "cpu_places.h"
 #include "effective_cpus.h"
 
 using namespace narrows;
@@ -132,6 +134,22 @@ TEST(more_threads_than_cores_still_finish) {
   });
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   CHECK(took.count() < 30.0);  // pure spinning would need minutes
+}
+
+TEST(a_thread_that_shares_its_core_moves_away_and_stays_unpinned) {
+  cpu_set_t before, after;
+  CHECK(sched_getaffinity(0, sizeof(before), &before) == 0);
+  CpuPlaces places(2);
+  CHECK(!places.spread(0));
+  const bool shares = places.spread(1);  // the same thread in both roles: on the core of thread 0
+  if (CPU_COUNT(&before) > 1) {
+    CHECK(!shares);
+    CHECK(places.cpu(0) != places.cpu(1));
+  } else {
+    CHECK(shares);
+  }
+  CHECK(sched_getaffinity(0, sizeof(after), &after) == 0);
+  CHECK(CPU_EQUAL(&before, &after));
 }
 
 TEST(a_pool_needs_a_thread) {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    _accept_any_text()
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] in (["version"], ["--version"]):
         print(f"narrows {__version__}")
@@ -64,6 +66,13 @@ def _run(name: str, words: Sequence[str]) -> int:
         # end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_INTERNAL
+
+
+def _accept_any_text() -> None:
+    """A character that the terminal lacks, or a byte that is no character, becomes "?": a story goes on."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # it may be closed, or a test's
+            stream.reconfigure(errors="replace")
 
 
 def exit_code(error: NarrowsError) -> int:

@@ -39,7 +39,12 @@ def tracked_files() -> list[str]:
         return [line for line in out.splitlines() if (ROOT / line).exists()]
     except (OSError, subprocess.CalledProcessError):
         folders = ("src", "cpp", "tests", "benchmarks", "docs", "examples")
-        return [str(p.relative_to(ROOT)) for f in folders for p in (ROOT / f).rglob("*.*") if ".venv" not in str(p)]
+        return [
+            str(p.relative_to(ROOT))
+            for f in folders
+            for p in (ROOT / f).rglob("*.*")
+            if ".venv" not in str(p)
+        ]
 
 
 def test_every_documented_path_exists() -> None:

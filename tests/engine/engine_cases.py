@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from narrows.engine.client import Chunk, GenerationRequest, SamplingParams, TokenRecord
@@ -11,6 +12,8 @@ from narrows.engine.engine import Engine, Output
 from narrows.engine.fake import ByteTokenizer, FakeRunner
 from narrows.engine.worker import EngineWorker
 from narrows.errors import NarrowsError
+
+MakeWorker = Callable[..., EngineWorker]
 
 
 def make_engine(runner: FakeRunner | None = None, **settings) -> Engine:
@@ -121,3 +124,17 @@ def answer_alone(request: GenerationRequest, runner: FakeRunner | None = None) -
     driver.submit(1, request)
     driver.finish()
     return driver.answers[1]
+
+
+def wait_until(is_true: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < end_s, "waited in vain"
+        time.sleep(0.001)
+
+
+async def collect_async(stream: AsyncIterator[Chunk]) -> Answer:
+    answer = Answer()
+    async for chunk in stream:
+        answer.add(chunk)
+    return answer

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from engine_cases import Driver, answer_alone, ask, make_engine
 
-from narrows.engine.fake import EOS_ID, ByteTokenizer, FakeRunner, reply_with
-from narrows.engine.step import SequenceResult, StepResult
+from narrows.engine.engine import Engine
+from narrows.engine.fake import BOS_ID, EOS_ID, ByteTokenizer, FakeRunner, reply_with
+from narrows.engine.step import SequenceResult, StepResult, TokenLogprob
 from narrows.errors import ContextTooLong, InternalError, InvalidModel
 
 
@@ -107,6 +108,42 @@ def test_logits_that_are_not_finite_fail_their_request_only() -> None:
     assert "not finite" in str(driver.answers[1].error)
     assert driver.answers[2].gist == answer_alone(ask("good", 5, ignore_eos=True)).gist
     assert (driver.engine.counters.failed, runner.num_samplers) == (1, 0)
+
+
+class NotFiniteRunner(FakeRunner):
+    """As the core does: the logprobs of a prompt whose logits are not finite are NaN."""
+
+    def _target(self, sequence, length, token_id):
+        chosen, best = super()._target(sequence, length, token_id)
+        return (TokenLogprob(token_id, float("nan")) if token_id == ord("!") else chosen), best
+
+
+@pytest.mark.parametrize("max_step_tokens", [2, 64])
+def test_prompt_logprobs_that_are_not_finite_fail_their_request_only(max_step_tokens: int) -> None:
+    driver = Driver(make_engine(NotFiniteRunner(max_step_tokens=max_step_tokens)))
+    driver.submit(1, ask("bad! prompt", 0, prompt_logprobs=1))
+    driver.submit(2, ask("good", 0, prompt_logprobs=1))
+    driver.finish()
+    assert isinstance(driver.answers[1].error, InvalidModel)
+    assert driver.answers[2].finish_reason == "length"
+    assert driver.engine.counters.failed == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_turn", "text"),
+    [
+        ((BOS_ID, *b"once"), False, " upon"),  # goes on where the prompt ends
+        ((BOS_ID,), False, "upon"),  # the beginning of a text
+        ((BOS_ID, *b"once"), True, "upon"),  # a turn of its own
+    ],
+)
+def test_only_a_texts_own_first_space_is_dropped(prompt: tuple[int, ...], is_turn: bool, text: str) -> None:
+    tokenizer = ByteTokenizer()
+    tokenizer.strips_leading_space = True
+    driver = Driver(Engine(replying(" upon"), tokenizer, eos_ids=tokenizer.eos_ids, config=engine_config()))
+    driver.submit(1, ask(prompt, 20, is_turn=is_turn))
+    driver.finish()
+    assert driver.answers[1].text == text
 
 
 class ChoosyRunner(FakeRunner):

@@ -115,3 +115,9 @@ def test_settings_out_of_range_are_refused() -> None:
     for name, value in (("max_running", 0), ("max_waiting", -1), ("prefill_chunk", 0), ("max_context", 1)):
         with pytest.raises(InvalidConfig, match=name):
             EngineConfig(**{name: value})
+
+
+def test_no_more_prompt_logprobs_are_asked_for_than_there_are_tokens() -> None:
+    tiny = RequestLimits(vocab_size=8, max_context=10)
+    assert make_request(1, GenerationRequest((1,), prompt_logprobs=20), tiny).prompt_top == 8
+    assert make_request(1, GenerationRequest((1,)), tiny).prompt_top is None

@@ -161,8 +161,20 @@ def test_an_index_that_disagrees_with_its_shards_is_refused(folder: Path) -> Non
     path.write_text(json.dumps({"weight_map": weight_map | {"a": "../elsewhere.safetensors"}}))
     with pytest.raises(InvalidModel, match="not a plain file name"):
         open_checkpoint(folder)
-    path.write_text(json.dumps({"weight_map": [1, 2]}))
-    with pytest.raises(InvalidModel, match="has no weight_map"):
+    for wrong in ([1, 2], {}):
+        path.write_text(json.dumps({"weight_map": wrong}))
+        with pytest.raises(InvalidModel, match="has no weight_map"):
+            open_checkpoint(folder)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InvalidModel, match=r"may not be read by this user.*change its permissions"):
         open_checkpoint(folder)
 
 

@@ -135,6 +135,17 @@ def test_old_and_new_rope_settings_mean_the_same(saved: Path, tmp_path: Path) ->
         ({"rope_parameters": [1]}, r"rope_parameters is \[1\]; it must be an object"),
         ({"rope_parameters": {"rope_type": "linear"}}, "rope type 'linear' needs factor"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": -5}}, "rope_theta is -5"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0, "factor": 2.0}},
+            "rope_theta is 1; .* exceed",
+        ),
+        (
+            {
+                "rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 6},
+                "original_max_position_embeddings": 1,
+            },
+            "the original context is 1; it must exceed 1",
+        ),
     ],
 )
 def test_a_config_that_contradicts_the_tensors_is_refused_with_both_numbers(

@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 
 from narrows.errors import InvalidModel
 from narrows.models import resolve
@@ -29,6 +30,22 @@ def test_a_file_or_a_missing_path_is_explained(tmp_path: Path) -> None:
             resolve_model(name)
 
 
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/model", "x" * 5000, "a\0b"])
+def test_paths_the_system_refuses_are_explained(name: str) -> None:
+    with pytest.raises(InvalidModel, match="; give a model folder or a hub id") as caught:
+        resolve_model(name)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_revision_may_hold_slashes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def download(name: str, **options: object) -> str:
+        assert (name, options["revision"]) == ("owner/name", "refs/pr/1")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve_model("owner/name@refs/pr/1") == tmp_path
+
+
 def test_hub_ids_are_downloaded_with_only_the_files_needed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -46,6 +63,11 @@ def test_hub_ids_are_downloaded_with_only_the_files_needed(
     assert isinstance(patterns, list)
     assert "*.safetensors" in patterns
     assert not any(pattern.endswith((".bin", ".pt")) for pattern in patterns)
+    files = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+    copies = ["consolidated.safetensors", "original/model.safetensors", "onnx/config.json"]
+    ignored = options["ignore_patterns"]
+    found = filter_repo_objects([*files, *copies], allow_patterns=patterns, ignore_patterns=ignored)
+    assert list(found) == files
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,14 @@ def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert cache_folder() == Path("/h/.cache/narrows")
 
 
+def test_a_user_without_a_home_runs_without_a_cache(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NARROWS_CACHE_DIR", "~nobody-of-this-name/cache")
+    assert state(load(saved)) == "off"
+    assert "set NARROWS_CACHE_DIR to keep them" in caplog.text
+
+
 def test_progress_counts_every_tensor(saved: Path, home: Path) -> None:
     seen: list[tuple[int, int]] = []
     CpuRunner.from_folder(

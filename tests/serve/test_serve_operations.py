@@ -15,7 +15,7 @@ from narrows.engine.config import EngineConfig
 from narrows.engine.fake import FakeRunner
 from narrows.errors import InvalidConfig
 from narrows.serve.config import ServeConfig, read_api_keys
-from narrows.serve.server import bind
+from narrows.serve.server import bind, serve_until_stopped
 
 CHAT = "/v1/chat/completions"
 
@@ -85,6 +85,7 @@ def test_keys_come_from_options_file_and_environment(tmp_path) -> None:
         {"ping_interval_s": 0},
         {"max_body_bytes": -1},
         {"drain_timeout_s": -1},
+        {"host": ""},
     ],
 )
 def test_impossible_settings_are_refused(options: dict) -> None:
@@ -97,6 +98,17 @@ def test_a_taken_port_is_a_clear_error(server: RunningServer) -> None:
         bind(ServeConfig(("m",), port=server.address[1]))
     with pytest.raises(InvalidConfig, match="cannot listen"):
         bind(ServeConfig(("m",), host="no-such-host.invalid"))
+
+
+def test_a_port_taken_while_the_model_was_loading_is_a_clear_error() -> None:
+    """Two sockets may be bound to one address until one of them listens."""
+    with running_server() as server:
+        first = bind(ServeConfig(("m",), port=0))
+        second = bind(ServeConfig(("m",), port=first.getsockname()[1]))
+        with first:
+            first.listen()
+            with pytest.raises(InvalidConfig, match=r"cannot listen.*another server took it"):
+                serve_until_stopped(server.service, second, on_listening=lambda: None)
 
 
 def test_request_ids_are_taken_over_where_harmless(server: RunningServer) -> None:

@@ -10,8 +10,9 @@ import openai
 import pytest
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
-from serve_harness import ASK, MODEL, RunningServer, refused, wait_for
+from serve_harness import ASK, MODEL, RunningServer, refused, running_server, wait_for
 
+from narrows.engine.config import EngineConfig
 from narrows.serve.protocol import UNSUPPORTED, ChatRequest, CompletionRequest
 
 COMPLETE = {"model": MODEL, "prompt": "a", "max_tokens": 2}
@@ -256,6 +257,14 @@ def test_more_answers_than_allowed_are_refused(server: RunningServer) -> None:
             refused(http.post(COMPLETIONS, json={**COMPLETE, "prompt": ["a"] * 5, "n": 40}))["param"] == "n"
         )
     wait_for(server.is_idle)
+
+
+def test_more_answers_than_the_queue_can_ever_hold_are_not_asked_to_come_back() -> None:
+    config = EngineConfig(max_running=1, max_waiting=1)
+    with running_server(engine_config=config) as small, small.http() as http:
+        error = refused(http.post(COMPLETIONS, json={**COMPLETE, "n": 3}))
+        assert (error["param"], "at most 2" in error["message"]) == ("n", True)
+        assert http.post(COMPLETIONS, json={**COMPLETE, "n": 2}).status_code == 200
 
 
 def test_unknown_routes_and_wrong_methods_have_the_same_form(server: RunningServer) -> None:

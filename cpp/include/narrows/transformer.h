@@ -75,7 +75,7 @@ class KvPages {
   int64_t bytes() const { return bytes_; }
   int64_t block_stride(int32_t layer) const {
     return strides_[layer];
-  }                                               // elements between blocks of one kv head
+  }  // elements between blocks of one kv head
   void* k(int32_t layer, int32_t kv_head) const;  // first block of this head
   void* v(int32_t layer, int32_t kv_head) const;
   static int64_t block_bytes(const Model& model, bool f32);  // of one block over all layers

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from narrows.engine.client import RequestStream, SamplingParams, Timing, draw_seed
 from narrows.engine.local import LLM
-from narrows.errors import CallerError, ContextTooLong
+from narrows.errors import CallerError, ContextTooLong, InvalidRequest
 from narrows.serve.options import add_model_options, open_model
 from narrows.serve.progress import packing_progress
 
@@ -86,8 +86,10 @@ class Conversation:
                 return self._llm.stream_chat(
                     [*self._system, *self._turns], sampling, max_tokens=arguments.max_tokens
                 )
-            except ContextTooLong:
-                if len(self._turns) < 3:
+            except InvalidRequest as error:
+                # Either the prompt is too long, or it leaves too little for an answer of max_tokens.
+                is_short = isinstance(error, ContextTooLong) or error.param == "max_tokens"
+                if not is_short or len(self._turns) < 3:
                     raise
                 del self._turns[:2]
                 self._say("(the conversation is longer than the context: its oldest turns are forgotten)\n")

@@ -95,7 +95,10 @@ class Engine:
         """Checks a request; raises InvalidRequest or ContextTooLong. Changes nothing: any thread may."""
         request = make_request(request_id, asked, self._limits)
         request.arrived_s = perf_counter()
-        rules = OutputRules(make_automaton(asked.stop), asked.include_stop_text, request.params.min_tokens)
+        begins_text = asked.is_turn or not any(map(self._vocabulary.token_bytes, asked.prompt_ids))
+        rules = OutputRules(
+            make_automaton(asked.stop), asked.include_stop_text, begins_text, request.params.min_tokens
+        )
         return Ticket(request, OutputText(self._vocabulary, rules))
 
     def add(self, ticket: Ticket) -> Output | None:

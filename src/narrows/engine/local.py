@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack, cast
@@ -167,7 +167,8 @@ class LLM:
         """`stream` for a conversation."""
         # The template spells out begin tokens itself.
         prompt_ids = self._codec.encode(self._codec.render_chat(messages), add_special=False)
-        return self._submit(_request(tuple(prompt_ids), sampling, rules))
+        request = _request(tuple(prompt_ids), sampling, rules)
+        return self._submit(replace(request, is_turn=True))
 
     def close(self) -> None:
         """Ends the engine's thread and frees the model; may be called twice."""

@@ -22,6 +22,7 @@ class OutputRules:
 
     automaton: StopAutomaton | None = None
     include_stop_text: bool = False
+    begins_text: bool = True  # where decoding drops a text's first space, this one's is dropped
     min_tokens: int = 0  # so many tokens' text is not searched for stop strings
 
 
@@ -45,7 +46,8 @@ class OutputText:
         self.stopped_by: str | None = None
         self._vocabulary = vocabulary
         self._rules = rules
-        self._detokenizer = Detokenizer(strip_leading_space=vocabulary.strips_leading_space)
+        strips = vocabulary.strips_leading_space and rules.begins_text
+        self._detokenizer = Detokenizer(strip_leading_space=strips)
         self._state = 0  # of the automaton
         self._held_text = ""
         self._held_tokens: list[TokenRecord] = []  # oldest first

@@ -44,6 +44,9 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()  # bounded by stopper.py; not looked for in the first min_tokens tokens
     include_stop_text: bool = False  # keep the stop string that ended the answer
     ignore_eos: bool = False  # the model's own end tokens end nothing; sampling.stop_token_ids still do
+    # The answer stands by itself, as a turn of a conversation does: a sentencepiece model's first space is
+    # dropped. Otherwise it goes on where the prompt ends, and prompt + answer is one text.
+    is_turn: bool = False
     prompt_logprobs: int | None = None  # None: no; n >= 0: the prompt tokens' logprobs and the n best
 
 
@@ -107,7 +110,7 @@ def make_request(request_id: int, asked: GenerationRequest, limits: RequestLimit
         max_tokens=max_tokens,
         eos_ids=eos_ids,
         token_ids=list(asked.prompt_ids),
-        prompt_top=asked.prompt_logprobs,
+        prompt_top=None if asked.prompt_logprobs is None else min(asked.prompt_logprobs, limits.vocab_size),
     )
 
 

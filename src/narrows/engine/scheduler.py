@@ -8,6 +8,7 @@ oldest always goes on, so everything ends. Knows no text, no tensors, no clock.
 from __future__ import annotations
 
 from collections import deque
+from math import isnan
 
 from narrows.engine.blocks import BlockPool
 from narrows.engine.config import EngineConfig
@@ -67,9 +68,10 @@ class Scheduler:
         for sequence, outcome in zip(step.sequences, result.sequences, strict=True):
             request = self._requests[sequence.request_id]
             request.num_computed = sequence.start + len(sequence.token_ids)
-            if sequence.targets:
-                _collect_prompt_logprobs(request, sequence, outcome)
-            if sequence.sample:
+            if sequence.targets and not _collect_prompt_logprobs(request, sequence, outcome):
+                self.finish(request, None)
+                moved.append((request, Sampled(-1)))
+            elif sequence.sample:
                 if outcome.sampled is None or outcome.request_id != sequence.request_id:
                     raise InternalError(f"the runner drew no token for request {sequence.request_id}")
                 self._take_token(request, outcome.sampled)
@@ -196,11 +198,15 @@ def _targets(request: Request, start: int, end: int) -> tuple[int, ...]:
     return (-1,) * (first - start) + tuple(request.token_ids[first + 1 : last + 1]) + (-1,) * (end - last)
 
 
-def _collect_prompt_logprobs(request: Request, sequence: SequenceStep, outcome: SequenceResult) -> None:
+def _collect_prompt_logprobs(request: Request, sequence: SequenceStep, outcome: SequenceResult) -> bool:
+    """False where the model's output was not finite: no token need be drawn to find that out."""
     if len(outcome.targets) != len(sequence.targets):
         raise InternalError(f"{len(sequence.targets)} logprobs wanted, {len(outcome.targets)} came back")
     for token_id, entry in zip(sequence.targets, outcome.targets, strict=True):
         if token_id >= 0:
             if entry is None:
                 raise InternalError("a prompt logprob is missing")
+            if isnan(entry[0].logprob):
+                return False
             request.prompt_logprobs.append(entry)
+    return True

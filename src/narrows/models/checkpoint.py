@@ -176,7 +176,8 @@ def _only_file(folder: Path) -> Path:
 
 def _open_shards(folder: Path) -> Checkpoint:
     weight_map = read_json(folder / INDEX_NAME).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+    # An empty map is no model either.
+    if not isinstance(weight_map, dict) or set(map(type, weight_map.values())) != {str}:
         raise InvalidModel(f"{folder / INDEX_NAME} has no weight_map from tensor to file; download it again")
     files: dict[str, SafetensorsFile] = {}
     for name in sorted(set(weight_map.values())):

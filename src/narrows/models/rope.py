@@ -89,6 +89,10 @@ def make_rope(parameters: RopeParameters, rotated: int, *, max_context: int | No
         raise InvalidModel(
             f"{parameters.config.source}: rope rotates {rotated} dimensions; it must be an even number"
         )
+    if parameters.theta <= 1.0:
+        raise InvalidModel(
+            f"{parameters.config.source}: rope_theta is {parameters.theta:g}; it must exceed 1"
+        )
     base = parameters.theta ** -(np.arange(0, rotated, 2, dtype=np.float64) / rotated)
     factor = 1.0
     match parameters.kind:
@@ -166,6 +170,10 @@ def _longrope(
     original = parameters.original_positions
     long = max_context is not None and max_context > original
     stretch = parameters.numbers("long_factor" if long else "short_factor", len(base))
+    if original <= 1.0:
+        raise InvalidModel(
+            f"{parameters.config.source}: the original context is {original:g}; it must exceed 1"
+        )
     factor = parameters.optional("factor") or parameters.config.integer("max_position_embeddings") / original
     attention = parameters.optional("attention_factor")
     if attention is None:

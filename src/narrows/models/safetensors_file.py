@@ -42,13 +42,18 @@ class SafetensorsFile:
 def open_safetensors(path: Path) -> SafetensorsFile:
     """Maps a file; InvalidModel where it is missing, truncated or its header is damaged."""
     try:
-        with safe_open(str(path), framework="numpy") as judged:
-            num_tensors = len(list(judged.keys()))
+        # First, as the library calls a file missing that may not be read.
         with path.open("rb") as file:
             status = path.stat()
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with safe_open(str(path), framework="numpy") as judged:
+            num_tensors = len(list(judged.keys()))
     except FileNotFoundError as error:
         raise InvalidModel(f"{path} is missing; download the model again") from error
+    except PermissionError as error:
+        raise InvalidModel(
+            f"{path} may not be read by this user ({error}); change its permissions"
+        ) from error
     except (SafetensorError, OSError, ValueError) as error:
         raise InvalidModel(f"{path} is truncated or damaged ({error}); download it again") from error
     length = int.from_bytes(data[:8], "little")

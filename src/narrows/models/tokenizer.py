@@ -144,7 +144,10 @@ def _read_fast(folder: Path) -> FastTokenizer:
             "T.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
         )
     try:
+        path.open("rb").close()  # the library's word for a file that may not be read is that it is damaged
         fast = FastTokenizer.from_file(str(path))
+    except PermissionError as error:
+        raise InvalidModel(f"{path} cannot be read: {error.strerror}; change its permissions") from error
     except Exception as error:  # the library raises bare Exception
         raise InvalidModel(
             f"{path} is damaged or of an unknown format ({error}); download it again"

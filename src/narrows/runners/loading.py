@@ -136,7 +136,7 @@ def _num_blocks(plan: PackPlan, options: CpuOptions, block_bytes: int, *, blocks
         if num_blocks < 1:
             raise InvalidConfig(
                 f"kv_memory_bytes is {options.kv_memory_bytes}, less than one block of {KV_BLOCK} tokens "
-                f"({block_bytes})"
+                f"({block_bytes}); give more"
             )
         require(plan.num_bytes + num_blocks * block_bytes, "weights and KV blocks", "choose fewer blocks")
         return num_blocks

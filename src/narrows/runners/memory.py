@@ -40,7 +40,7 @@ def require(num_bytes: int, what: str, remedy: str) -> None:
 
 
 def shown_bytes(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 10_000_000 else f"{num_bytes / 1e6:.2f} MB"
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1_000_000_000 else f"{num_bytes / 1e6:.2f} MB"
 
 
 def _system_bytes(root: Path) -> int:

@@ -78,12 +78,13 @@ def load_weights(
     times: PhaseClock,
 ) -> PackedWeights:
     """Maps the cached bytes, or packs them and caches them where the disk allows it."""
-    if not use_cache:
+    where = _cache_folder() if use_cache else None
+    if where is None:
         with times.measure("pack"):
             return PackedWeights(plan, _pack_in_memory(plan, checkpoint, pool, progress))
     digest = plan.digest()
     entry = cache_entry(
-        cache_folder(),
+        where,
         slot=f"{folder.resolve()} {plan.recipe}",
         key=f"{checkpoint.fingerprint} {digest} {LAYOUT_VERSION}",
         num_bytes=plan.num_bytes,
@@ -96,6 +97,14 @@ def load_weights(
         log.warning("packed weights %s are %s; packing again", entry.path, reason)
     with times.measure("pack"):
         return _pack_into_cache(plan, checkpoint, entry, pool, progress)
+
+
+def _cache_folder() -> Path | None:
+    try:
+        return cache_folder()
+    except RuntimeError as error:  # a user without a home, as in some containers
+        log.warning("packed weights are not kept (%s); set NARROWS_CACHE_DIR to keep them", error)
+        return None
 
 
 def _pack_into_cache(

@@ -44,6 +44,7 @@ def prepare_chat(service: Service, body: bytes) -> Prepared:
         max_tokens=max_tokens,
         stop=request.stop,
         ignore_eos=bool(request.ignore_eos),
+        is_turn=True,
     )
     max_context = service.engine.info.max_context
     token_ids = conversation_ids(service.codec, request.messages, max_context=max_context)

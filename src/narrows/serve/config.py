@@ -33,6 +33,8 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if not self.model_names or not all(self.model_names):
             raise InvalidConfig("the served model needs a name; give --served-model-name")
+        if not self.host.strip():  # to the system an empty host means every interface
+            raise InvalidConfig("the host is empty; give an address, such as 127.0.0.1, or 0.0.0.0 for all")
         if not 0 <= self.port <= 65535:
             raise InvalidConfig(f"port {self.port} does not exist; give 0 (any free port) to 65535")
         for name in ("max_body_bytes", "max_choices", "body_timeout_s", "ping_interval_s", "send_timeout_s"):

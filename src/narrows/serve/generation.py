@@ -119,9 +119,11 @@ class Generation:
 def start(engine: EngineClient, plan: Plan, metrics: Metrics, *, max_choices: int) -> Generation:
     """Submits everything or nothing."""
     requests = plan.requests()
-    if len(requests) > max_choices:
+    # More than fit into an empty queue would be asked to come back later for ever.
+    most = min(max_choices, engine.info.max_running + engine.info.max_waiting)
+    if len(requests) > most:
         raise InvalidRequest(
-            f"{len(plan.prompts)} prompts with n={plan.n} are {len(requests)} answers; at most {max_choices}",
+            f"{len(plan.prompts)} prompts with n={plan.n} are {len(requests)} answers; at most {most}",
             param="n",
         )
     streams: list[RequestStream] = []

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 EMBEDDED_NAME = "narrows-stories"  # the model inside the package
 WEIGHTS_KINDS = ("auto", "f32", "f16", "bf16", "q8", "q4")  # runners.plan checks them again
+GROUPED_KINDS = ("q8", "q4")  # with scales per group
+MAX_SIZE_BYTES = 1 << 60
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
@@ -54,18 +56,23 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--weights", choices=WEIGHTS_KINDS, default="auto", help="default: auto, as in the checkpoint"
     )
     group.add_argument(
-        "--group-size", type=int, metavar="N", help="weights per scale, for q8 and q4: 32, 64 or 128"
+        "--group-size",
+        type=int,
+        metavar="N",
+        help="weights per scale, for q8 and q4: 32, 64 or 128; default: 128",
     )
     group.add_argument("--threads", type=int, metavar="N", help="default: the cores this process may use")
     group.add_argument(
         "--max-context", type=int, metavar="TOKENS", help="prompt and answer; default: the model's"
     )
     group.add_argument("--kv-memory", metavar="SIZE", help="memory for keys and values, such as 500M or 2GiB")
-    group.add_argument("--max-running", type=int, metavar="N", help="requests in one step")
-    group.add_argument("--max-waiting", type=int, metavar="N", help="requests queued beyond those")
-    group.add_argument(
-        "--prefill-chunk", type=int, metavar="TOKENS", help="prompt tokens in a step beside answers"
-    )
+    for name, unit, text in (
+        ("max_running", "N", "requests in one step"),
+        ("max_waiting", "N", "requests queued beyond those"),
+        ("prefill_chunk", "TOKENS", "prompt tokens in a step beside answers"),
+    ):
+        shown = f"{text}; default: {getattr(EngineConfig(), name)}"
+        group.add_argument(f"--{name.replace('_', '-')}", type=int, metavar=unit, help=shown)
     group.add_argument("--offline", action="store_true", help="never ask the hub")
 
 
@@ -93,6 +100,11 @@ def open_model(arguments: argparse.Namespace, *, progress: Progress | None = Non
     options = CpuOptions(
         weights=arguments.weights, **{name: value for name, value in given.items() if value is not None}
     )
+    if arguments.group_size is not None and arguments.weights not in GROUPED_KINDS:
+        raise InvalidConfig(
+            f"--group-size has no meaning for --weights {arguments.weights}; "
+            f"choose --weights {' or '.join(GROUPED_KINDS)}, or leave it out"
+        )
     loaded = load_engine(
         arguments.model,
         options=options,
@@ -123,7 +135,10 @@ def size_bytes(text: str) -> int:
     if found is None:
         raise InvalidConfig(f"'{text}' is no size; write a number of bytes, or one such as 500M or 2GiB")
     number, unit, binary = found.groups()
-    return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()])
+    num_bytes = float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()]
+    if not num_bytes < MAX_SIZE_BYTES:
+        raise InvalidConfig(f"'{text[:40]}' is more than any machine has; write a size such as 500M or 2GiB")
+    return int(num_bytes)
 
 
 def _engine_config(arguments: argparse.Namespace) -> EngineConfig:

@@ -38,10 +38,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"several with commas; also read from {API_KEY_VARIABLE}",
     )
     group.add_argument("--api-key-file", metavar="FILE", help="one key a line")
-    group.add_argument("--max-body", type=int, default=defaults.max_body_bytes, metavar="BYTES")
-    group.add_argument("--ping-interval", type=float, default=defaults.ping_interval_s, metavar="S")
-    group.add_argument("--drain-timeout", type=float, default=defaults.drain_timeout_s, metavar="S")
-    group.add_argument("--log-level", choices=LOG_LEVELS, default="warning")
+    _add_limits(group, defaults)
+    group.add_argument("--log-level", choices=LOG_LEVELS, default="warning", help="default: %(default)s")
+
+
+def _add_limits(group: argparse._ArgumentGroup, defaults: ServeConfig) -> None:
+    for name, kind, default, unit, text in (
+        ("--max-body", int, defaults.max_body_bytes, "BYTES", "the largest request body"),
+        ("--ping-interval", float, defaults.ping_interval_s, "S", "seconds a stream may be silent"),
+        (
+            "--drain-timeout",
+            float,
+            defaults.drain_timeout_s,
+            "S",
+            "seconds for running answers after SIGTERM",
+        ),
+    ):
+        group.add_argument(
+            name, type=kind, default=default, metavar=unit, help=f"{text}; default: %(default)s"
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -41,6 +41,18 @@ def bind(config: ServeConfig) -> socket.socket:
     return listener
 
 
+def _listen(listener: socket.socket) -> None:
+    """Bound addresses can be shared until one listens: another server may have been faster at loading."""
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:
+        host, port = listener.getsockname()[:2]
+        raise InvalidConfig(
+            f"cannot listen on {host} port {port}: {error}; another server took it while the model was "
+            "loading, give another --port (0: any free)"
+        ) from error
+
+
 def url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -101,7 +113,7 @@ def serve_until_stopped(
     """Blocks. The engine is closed by whoever made it."""
     try:
         server = DrainingServer(service)
-        listener.listen(BACKLOG)
+        _listen(listener)
         on_listening()
         server.run(sockets=[listener])
     finally:
