@@ -1,8 +1,9 @@
-"""Narrows against llama.cpp on this CPU: decode, prefill, eight streams, cold start, memory, in one interleaved run.
+"""Narrows against llama.cpp on this CPU: decode, prefill, eight streams, cold start, memory, in one
+interleaved run.
 
-Random weights in real shapes. Every round asks every engine in turn and measures the ceilings between, so that a busy
-neighbour slows all sides alike; medians and spreads over the rounds. Prints a table and appends JSON lines to
-results/. Before the first run: `benchmarks/peers/setup.sh`.
+Random weights in real shapes. Every round asks every engine in turn and measures the ceilings
+between, so that a busy neighbour slows all sides alike; medians and spreads over the rounds. Prints
+a table and appends JSON lines to results/. Before the first run: `benchmarks/peers/setup.sh`.
 """
 
 from __future__ import annotations
@@ -148,8 +149,8 @@ def print_table(rows: list[Row]) -> None:
             f"{row.fraction_of_ceiling:.0%} of {row.ceiling}" if row.fraction_of_ceiling is not None else ""
         )
         print(
-            f"{row.shape:14} {row.question:9} {row.engine:20} {row.value:9.2f} {row.low:8.2f} {row.high:8.2f} "
-            f"{row.unit:9} {share}"
+            f"{row.shape:14} {row.question:9} {row.engine:20} {row.value:9.2f} {row.low:8.2f} "
+            f"{row.high:8.2f} {row.unit:9} {share}"
         )
 
 

@@ -1,6 +1,8 @@
-"""Narrows behind the worker protocol of cpu.py: one JSON command a line in, one JSON answer a line out.
+"""Narrows behind the worker protocol of cpu.py: one JSON command a line in, one JSON answer a line
+out.
 
-Goes through the whole engine (scheduler, blocks, detokenizing, delivery), as a user's request does; prompts are ids.
+Goes through the whole engine (scheduler, blocks, detokenizing, delivery), as a user's request does;
+prompts are ids.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import numpy as np
 
 from narrows.engine.client import EngineClient, GenerationRequest, SamplingParams
 from narrows.engine.load import load_engine
-from narrows.runners.options import CpuOptions
 
 
 def read(client: EngineClient, prompt: list[int], max_tokens: int, seen: list[float]) -> None:
@@ -70,6 +71,8 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--streams", type=int, default=8)
     arguments = parser.parse_args()
+    from narrows.runners.options import CpuOptions  # the loader parses the tokenizer beside this import
+
     options = CpuOptions(
         weights=arguments.weights,
         group=arguments.group_size,

@@ -1,7 +1,8 @@
 """Random checkpoints in the real shapes of well-known models, for speed only.
 
-Writes a Hugging Face folder (config.json, sharded bf16 safetensors, tokenizer.json where one is given) whose weights
-are normal noise scaled as trained models' are. Speed does not depend on the values; quality is not measured on these.
+Writes a Hugging Face folder (config.json, sharded bf16 safetensors, tokenizer.json where one is
+given) whose weights are normal noise scaled as trained models' are. Speed does not depend on the
+values; quality is not measured on these.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def tensors(shape: Shape) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def write_safetensors(path: Path, named: Iterator[tuple[str, np.ndarray]]) -> None:
-    """Streams bf16 tensors into one safetensors file: the header needs sizes only, so memory stays at one tensor."""
+    """Streams bf16 tensors into one safetensors file, holding one tensor in memory at a time."""
     body = path.with_suffix(".body")
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0

@@ -1,7 +1,8 @@
-"""What a decode step costs outside the native call: scheduling, marshalling, detokenizing, delivery to a reader.
+"""What a decode step costs outside the native call: scheduling, marshalling, detokenizing, delivery
+to a reader.
 
-One stream of the embedded model through the whole engine. Prints the median over runs of
-(first to last token as the reader sees it - time inside the native calls) / tokens, and appends a JSON line.
+One stream of the embedded model through the whole engine. Prints the median over runs of (first to
+last token as the reader sees it - time inside the native calls) / tokens, and appends a JSON line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Draws docs/stream.svg: a recorded token stream as an animated terminal, slowed down so that eyes can follow.
+"""Draws docs/stream.svg: a recorded token stream as an animated terminal, slowed down so that eyes
+can follow.
 
-In: the URL of a running server. Every token appears at its recorded arrival time, times SLOWDOWN; the last lines give
-the unslowed figures.
+In: the URL of a running server. Every token appears at its recorded arrival time, times SLOWDOWN;
+the last lines give the unslowed figures.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def draw(pieces: list[tuple[float, str]], timing: dict[str, float]) -> str:
         "<style>rect{fill:#11161d}text{fill:#d7dee8;white-space:pre}.p{fill:#7fd1b9}.n{fill:#f2c572}"
         ".t{opacity:0;animation:a .01s forwards}@keyframes a{to{opacity:1}}"
         "@media (prefers-reduced-motion:reduce){.t{animation:none;opacity:1}}</style>",
-        f'<rect width="100%" height="100%" rx="8"/>',
+        '<rect width="100%" height="100%" rx="8"/>',
     ]
 
     def put(line: float, column: int, text: str, kind: str = "", delay: float | None = None) -> None:

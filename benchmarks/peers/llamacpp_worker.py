@@ -1,7 +1,8 @@
-"""llama.cpp behind the worker protocol of cpu.py: one JSON command a line in, one JSON answer a line out.
+"""llama.cpp behind the worker protocol of cpu.py: one JSON command a line in, one JSON answer a
+line out.
 
-Runs in llama.cpp's environment. Uses the low-level C interface through llama-cpp-python: no Python per-token layer
-beyond one call, greedy sampling by llama.cpp's own sampler.
+Runs in llama.cpp's environment. Uses the low-level C interface through llama-cpp-python: no Python
+per-token layer beyond one call, greedy sampling by llama.cpp's own sampler.
 """
 
 from __future__ import annotations

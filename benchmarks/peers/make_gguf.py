@@ -1,7 +1,8 @@
-"""Turns a folder made by shapes.py into GGUF files for llama.cpp: bf16 first, then its own quantizer.
+"""Turns a folder made by shapes.py into GGUF files for llama.cpp: bf16 first, then its own
+quantizer.
 
-Runs in llama.cpp's environment (llama-cpp-python, gguf, numpy). The tokenizer is written too, so that loading costs
-llama.cpp what it would cost with a real model.
+Runs in llama.cpp's environment (llama-cpp-python, gguf, numpy). The tokenizer is written too, so
+that loading costs llama.cpp what it would cost with a real model.
 """
 
 from __future__ import annotations

@@ -51,7 +51,15 @@ def int8_peak(seconds: float, pool: ThreadPool) -> float:
     """int8 multiply-accumulates per second (1e9) of all threads of the pool together, registers only."""
 
 def linear(
-    data: Bytes, x: Floats, *, format: str, n: int, group: int = 0, has_zero: bool = False, isa: str = "", pool: ThreadPool | None = None
+    data: Bytes,
+    x: Floats,
+    *,
+    format: str,
+    n: int,
+    group: int = 0,
+    has_zero: bool = False,
+    isa: str = "",
+    pool: ThreadPool | None = None,
 ) -> Floats:
     """x [rows, k] @ W.T -> [rows, n] through the named (default: selected) instruction set: for tests and benchmarks."""
 
@@ -62,7 +70,15 @@ class Linear:
     """A packed matrix and its bias; keeps the arrays alive."""
 
     def __init__(
-        self, data: Bytes, *, format: str, n: int, k: int, group: int = 0, has_zero: bool = False, bias: Floats | None = None
+        self,
+        data: Bytes,
+        *,
+        format: str,
+        n: int,
+        k: int,
+        group: int = 0,
+        has_zero: bool = False,
+        bias: Floats | None = None,
     ) -> None: ...
 
 class Layer:
@@ -147,7 +163,9 @@ class Sampler:
 # One sequence of a step: (token_ids, start, block_ids, sampler or None, targets, target_top)
 SequenceInput = tuple[Sequence[int], int, Sequence[int], Sampler | None, Sequence[int], int]
 # (token or -1 if not finite or None if no sampler, logprob, [(token, logprob)], [(logprob, [(token, logprob)]) per target row])
-SequenceOutput = tuple[int | None, float, list[tuple[int, float]], list[tuple[float, list[tuple[int, float]]]]]
+SequenceOutput = tuple[
+    int | None, float, list[tuple[int, float]], list[tuple[float, list[tuple[int, float]]]]
+]
 
 class Transformer:
     def __init__(self, model: Model, pool: ThreadPool, max_step_tokens: int, isa: str = "") -> None: ...

@@ -15,7 +15,7 @@ MAX_FUNCTION_LINES = 60
 
 
 def documented_paths() -> set[str]:
-    """Paths named in the tree block: two spaces of indent a level, a name, then two spaces and its meaning."""
+    """Paths named in the tree block: two spaces of indent a level, names, two spaces, their meaning."""
     text = (ROOT / "docs/architecture.md").read_text()
     block = re.search(r"```tree\n(.*?)```", text, re.S)
     assert block is not None, "docs/architecture.md has no ```tree block"

@@ -111,6 +111,14 @@ def test_weights_that_are_not_finite_are_refused_by_name(form: PackedFormat, bad
         packed(PackedShape(form, 16, 32), weights)
 
 
+def test_values_beyond_f16_are_refused_with_what_to_choose_instead() -> None:
+    weights = random((16, 32))
+    weights[3, 5] = 1e6
+    with pytest.raises(InvalidModel, match=r"w holds values up to 1e\+06, more than f16's 65504; .* bf16"):
+        packed(PackedShape(PackedFormat("f16"), 16, 32), weights)
+    packed(PackedShape(PackedFormat("bf16"), 16, 32), weights)
+
+
 @pytest.mark.parametrize(
     ("k", "wanted", "group"),
     [(172, 128, 64), (1024, 128, 128), (2880, 128, 64), (48, 128, 64), (30, 128, 32), (640, 32, 32)],

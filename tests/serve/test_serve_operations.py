@@ -153,6 +153,8 @@ def test_metrics_count_what_happened() -> None:
             wait_for(lambda: server.engine.stats().num_used_blocks > 0)
             assert sample(server, "narrows_requests_running") == 1
             assert 0 < sample(server, "narrows_kv_use_ratio") < 1
+        # The answer would otherwise end by itself before the server has seen that nobody reads it.
+        wait_for(lambda: server.service.num_under_way == 0)
         runner.gate.set()
         wait_for(server.is_idle)
         assert sample(server, "narrows_requests_finished_total", finish_reason="abort") == 1

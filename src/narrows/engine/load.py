@@ -8,6 +8,7 @@ is imported when called.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -54,20 +55,25 @@ def load_engine(
 ) -> LoadedEngine:
     """Opens a model and starts its engine; raises InvalidModel, OutOfMemory or UnsupportedHardware."""
     from narrows.models.resolve import resolve_model
-    from narrows.models.tokenizer import Tokenizer
-    from narrows.runners.cpu import CpuRunner
+    from narrows.models.tokenizer import Tokenizer, read_fast
 
     began_s = perf_counter()
     folder = resolve_model(model, offline=offline)
-    runner = CpuRunner.from_folder(folder, options, progress=progress)
-    times_s = dict(runner.load_times)
-    try:
-        read_s = perf_counter()
-        tokenizer = Tokenizer.from_folder(folder, vocab=runner.info.vocab_size)
-        times_s["tokenizer"] = perf_counter() - read_s
-        engine = Engine(runner, tokenizer, eos_ids=tokenizer.eos_ids, config=config or EngineConfig())
-    except BaseException:
-        runner.close()
-        raise
+    # A vocabulary of 150,000 takes longer to parse than packed weights to map: both at once, and beside the
+    # imports of the runner.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="narrows-tokenizer") as beside:
+        fast = beside.submit(read_fast, folder)
+        from narrows.runners.cpu import CpuRunner
+
+        runner = CpuRunner.from_folder(folder, options, progress=progress)
+        times_s = dict(runner.load_times)
+        try:
+            waited_s = perf_counter()
+            tokenizer = Tokenizer.from_folder(folder, vocab=runner.info.vocab_size, fast=fast.result())
+            times_s["tokenizer"] = perf_counter() - waited_s  # only what was left of it
+            engine = Engine(runner, tokenizer, eos_ids=tokenizer.eos_ids, config=config or EngineConfig())
+        except BaseException:
+            runner.close()
+            raise
     info = LoadInfo(folder.resolve().name, folder, perf_counter() - began_s, times_s)
     return LoadedEngine(EngineWorker(engine), tokenizer, info)

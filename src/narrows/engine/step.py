@@ -60,7 +60,7 @@ class SequenceStep:
 
 @dataclass(frozen=True, slots=True)
 class SequenceResult:
-    """What one SequenceStep gave. `targets[i]` = (logprob of the target, n best) for row i, None where no target."""
+    """What one SequenceStep gave; `targets[i]` is (logprob of the target, n best) of row i, or None."""
 
     request_id: int
     sampled: Sampled | None = None
@@ -107,7 +107,7 @@ class Runner(Protocol):
         """Makes the sampling state of a request, before its first step."""
 
     def run(self, step: Step) -> StepResult:
-        """Runs one step; sampled tokens are recorded in the sampling state. Raises InternalError on a broken step."""
+        """Runs one step and records sampled tokens in the sampling states. InternalError on a broken step."""
 
     def remove(self, request_id: int) -> None:
         """Forgets a request's sampling state; unknown ids are ignored."""

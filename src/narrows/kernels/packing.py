@@ -16,6 +16,7 @@ from narrows import _core
 from narrows.errors import InvalidModel
 from narrows.kernels.formats import PackedShape
 
+F16_MAX = 65504.0
 LAYOUT_VERSION: int = _core.LAYOUT_VERSION
 Bytes = npt.NDArray[np.uint8]
 Weights = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]
@@ -31,7 +32,7 @@ def pack_matrix(
     pool: _core.ThreadPool,
 ) -> None:
     """Packs sources one below the other, or panel by panel; `name` is for the error about NaN."""
-    non_finite, _ = _core.pack(
+    non_finite, largest = _core.pack(
         sources,
         out,
         format=shape.format.name,
@@ -40,6 +41,11 @@ def pack_matrix(
         interleave=interleave,
         pool=pool,
     )
+    if non_finite and shape.format.name == "f16" and F16_MAX < largest < float("inf"):
+        raise InvalidModel(
+            f"{name} holds values up to {largest:.3g}, more than f16's {F16_MAX:.0f}; "
+            "load it with --weights bf16"
+        )
     if non_finite:
         raise InvalidModel(
             f"{name} holds {non_finite} values that are NaN or infinite; download the model again"
