@@ -64,7 +64,7 @@ def test_a_client_that_leaves_the_queue_is_never_run() -> None:
 def read_all(connection: socket.socket) -> bytes:
     """Until the body's end: the server keeps the connection open for the next request."""
     data = b""
-    while not (data.endswith(b"0\r\n\r\n") or is_whole(data)):
+    while not (data.endswith(b"\r\n0\r\n\r\n") or is_whole(data)):
         part = connection.recv(65536)
         if not part:
             break

@@ -139,7 +139,7 @@ class Tokenizer:
 
 
 def read_fast(folder: Path) -> FastTokenizer:
-    """Parses tokenizer.json, which takes a third of a second for 150,000 tokens; the GIL is free meanwhile."""
+    """Parses tokenizer.json: a third of a second for 150,000 tokens, with the GIL free meanwhile."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise InvalidModel(
