@@ -193,7 +193,8 @@ def run_shape(name: str, folder: Path, arguments: argparse.Namespace) -> list[Ro
     specs = [workers.narrows_spec(folder, "q4", **sizes)]
     for kind in ("q4_0", "q4_k_m"):
         specs.append(workers.llamacpp_spec(folder, kind, flash=True, **sizes))
-    specs.append(workers.llamacpp_spec(folder, "q4_0", flash=False, **sizes))
+    if arguments.no_flash:
+        specs.append(workers.llamacpp_spec(folder, "q4_0", flash=False, **sizes))
     one_stream = {**sizes, "streams": 1}
     cold = [workers.narrows_spec(folder, "q4", **one_stream)]
     cold += [workers.llamacpp_spec(folder, kind, flash=True, **one_stream) for kind in ("q4_0", "q4_k_m")]
@@ -213,6 +214,7 @@ def main() -> None:
     parser.add_argument(
         "--tokenizers", type=Path, required=True, help="folder with gpt2/ and qwen/ tokenizer.json"
     )
+    parser.add_argument("--no-flash", action="store_true", help="llama.cpp without flash attention as well")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=_core.effective_cpus())
     arguments = parser.parse_args()

@@ -44,6 +44,9 @@ def unpack(data: Bytes, *, format: str, n: int, k: int, group: int = 0, has_zero
     """The whole matrix [n, k] in float: for tests and quality checks."""
 
 def checksum(data: Bytes, pool: ThreadPool) -> int: ...
+def read_checksum(file: int, offset: int, dst: Bytes, pool: ThreadPool) -> int:
+    """Fills dst from an open file, from `offset` on, and returns the checksum; OSError where the file is too short."""
+
 def read_bandwidth(num_bytes: int, repeats: int, pool: ThreadPool) -> float:
     """GB/s (1e9 bytes) at which the pool reads memory, best of repeats."""
 

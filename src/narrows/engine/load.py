@@ -7,6 +7,7 @@ is imported when called.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,22 +56,35 @@ def load_engine(
 ) -> LoadedEngine:
     """Opens a model and starts its engine; raises InvalidModel, OutOfMemory or UnsupportedHardware."""
     from narrows.models.resolve import resolve_model
-    from narrows.models.tokenizer import Tokenizer, read_fast
+    from narrows.models.tokenizer import FastTokenizer, Tokenizer, read_fast
+    from narrows.runners.cpu import CpuRunner
 
     began_s = perf_counter()
     folder = resolve_model(model, offline=offline)
-    # A vocabulary of 150,000 takes longer to parse than packed weights to map: both at once, and beside the
-    # imports of the runner.
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="narrows-tokenizer") as beside:
-        fast = beside.submit(read_fast, folder)
-        from narrows.runners.cpu import CpuRunner
+    # Parsing a vocabulary of 150,000 takes a third of a second and holds the GIL; reading the weights takes
+    # as long and does not need it. So the parsing waits until the reading has begun.
+    is_reading = threading.Event()
 
-        runner = CpuRunner.from_folder(folder, options, progress=progress)
+    def advance(num_done: int, num_total: int) -> None:
+        is_reading.set()
+        if progress is not None:
+            progress(num_done, num_total)
+
+    def parse() -> FastTokenizer:
+        is_reading.wait()
+        return read_fast(folder)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="narrows-tokenizer") as beside:
+        fast = beside.submit(parse)
+        try:
+            runner = CpuRunner.from_folder(folder, options, progress=advance)
+        finally:
+            is_reading.set()
         times_s = dict(runner.load_times)
         try:
             waited_s = perf_counter()
             tokenizer = Tokenizer.from_folder(folder, vocab=runner.info.vocab_size, fast=fast.result())
-            times_s["tokenizer"] = perf_counter() - waited_s  # only what was left of it
+            times_s["tokenizer"] = perf_counter() - waited_s  # what was left of it
             engine = Engine(runner, tokenizer, eos_ids=tokenizer.eos_ids, config=config or EngineConfig())
         except BaseException:
             runner.close()

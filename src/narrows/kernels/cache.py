@@ -1,4 +1,4 @@
-"""Packed weights on disk: written once, mapped at every later start, verified before use.
+"""Packed weights on disk: written once, read at every later start, verified before use.
 
 A file is: magic, length and SHA-256 of a JSON header, the header, then the packed bytes from the next page
 on. The header holds the key (what was packed, and how) and a checksum of the bytes. A file that is stale or
@@ -75,33 +75,59 @@ def cache_entry(folder: Path, *, slot: str, key: str, num_bytes: int) -> CacheEn
     return CacheEntry(folder / f"{name}{SUFFIX}", key, num_bytes)
 
 
-def map_cache(entry: CacheEntry, pool: _core.ThreadPool) -> tuple[Bytes | None, str]:
-    """The verified packed bytes, mapped read-only; or None and why ("" where there is no file)."""
+def map_cache(
+    entry: CacheEntry, pool: _core.ThreadPool, *, in_huge_pages: bool = False
+) -> tuple[Bytes | None, str]:
+    """The verified packed bytes, read-only; or None and why ("" where there is no file).
+
+    They are mapped from the file, or, `in_huge_pages`, read into memory of their own: a file has pages
+    of 4 KiB, and at their ends the hardware prefetcher stops, which costs a tenth of the decode speed.
+    """
     try:
-        return _map_verified(entry, pool), ""
+        return _verified(entry, pool, in_huge_pages), ""
     except FileNotFoundError:
         return None, ""
     except _Unusable as error:
         return None, str(error)
 
 
-def _map_verified(entry: CacheEntry, pool: _core.ThreadPool) -> Bytes:
+def _verified(entry: CacheEntry, pool: _core.ThreadPool, in_huge_pages: bool) -> Bytes:
     try:
         with entry.path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            promised = _check_header(entry, mapped)
+            if in_huge_pages:
+                data = huge_memory(entry.num_bytes)
+                found = _core.read_checksum(file.fileno(), entry.data_start, data, pool)
+                data.flags.writeable = False
+            else:
+                data = np.frombuffer(mapped, np.uint8, offset=entry.data_start)
+                found = _core.checksum(data, pool)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         raise _Unusable(f"unreadable ({error})") from error
+    if promised != f"{found:016x}":
+        raise _Unusable("damaged (its checksum does not match)")
+    return data
+
+
+def _check_header(entry: CacheEntry, mapped: mmap.mmap) -> object:
+    """The checksum that the file promises, where it is the file wanted and has its size."""
     header = _read_header(mapped)
     if header.get("key") != entry.key or header.get("layout_version") != LAYOUT_VERSION:
         raise _Unusable("stale (the model, the recipe or the layout has changed)")
     if header.get("num_bytes") != entry.num_bytes or len(mapped) != entry.data_start + entry.num_bytes:
         raise _Unusable("damaged (it has the wrong size)")
-    data = np.frombuffer(mapped, dtype=np.uint8, offset=entry.data_start)
-    if header.get("checksum") != f"{_core.checksum(data, pool):016x}":
-        raise _Unusable("damaged (its checksum does not match)")
-    return data
+    return header.get("checksum")
+
+
+def huge_memory(num_bytes: int) -> Bytes:
+    """Zeroed memory in huge pages where the system gives them; page-aligned."""
+    memory = mmap.mmap(-1, max(num_bytes, 1))
+    with contextlib.suppress(OSError):  # only advice: a kernel without huge pages refuses it
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype=np.uint8, count=num_bytes)
 
 
 def _read_header(mapped: mmap.mmap) -> dict[str, object]:

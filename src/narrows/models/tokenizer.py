@@ -139,7 +139,7 @@ class Tokenizer:
 
 
 def read_fast(folder: Path) -> FastTokenizer:
-    """Parses tokenizer.json: a third of a second for 150,000 tokens, with the GIL free meanwhile."""
+    """Parses tokenizer.json: a third of a second for 150,000 tokens, all of it under the GIL."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise InvalidModel(

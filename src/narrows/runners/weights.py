@@ -7,7 +7,6 @@ Packing streams: beside the packed bytes only one tensor is in memory. Knows not
 from __future__ import annotations
 
 import logging
-import mmap
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,14 +17,24 @@ import numpy.typing as npt
 
 from narrows import _core
 from narrows.errors import InvalidModel
-from narrows.kernels.cache import CacheEntry, cache_entry, cache_folder, cache_writer, map_cache
+from narrows.kernels.cache import (
+    CacheEntry,
+    cache_entry,
+    cache_folder,
+    cache_writer,
+    huge_memory,
+    map_cache,
+)
 from narrows.kernels.formats import PANEL, round_up
 from narrows.kernels.packing import LAYOUT_VERSION, Bytes, make_linear, pack_matrix
 from narrows.models.checkpoint import Checkpoint, all_finite, widen
 from narrows.models.spec import LinearSpec, NormSpec, TensorSlice
+from narrows.runners.memory import available_bytes
 from narrows.runners.plan import PackPlan, PlannedMatrix, PlannedVector
 
 log = logging.getLogger(__name__)
+
+ROOMY = 2  # weights get memory of their own where this many times their size is free; else the file is mapped
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 
@@ -77,7 +86,12 @@ def load_weights(
     progress: Progress | None,
     times: PhaseClock,
 ) -> PackedWeights:
-    """Maps the cached bytes, or packs them and caches them where the disk allows it."""
+    """Reads the cached bytes, or packs them and caches them where the disk allows it.
+
+    `progress(0, total)` is called when the weights' turn comes, then again after each packed tensor.
+    """
+    if progress is not None:
+        progress(0, _num_parts(plan))
     where = _cache_folder() if use_cache else None
     if where is None:
         with times.measure("pack"):
@@ -89,14 +103,21 @@ def load_weights(
         key=f"{checkpoint.fingerprint} {digest} {LAYOUT_VERSION}",
         num_bytes=plan.num_bytes,
     )
+    roomy = available_bytes() >= ROOMY * plan.num_bytes
     with times.measure("verify"):
-        data, reason = map_cache(entry, pool)
+        data, reason = map_cache(entry, pool, in_huge_pages=roomy)
     if data is not None:
         return PackedWeights(plan, data, from_cache=True, is_cached=True)
     if reason:
         log.warning("packed weights %s are %s; packing again", entry.path, reason)
     with times.measure("pack"):
-        return _pack_into_cache(plan, checkpoint, entry, pool, progress)
+        packed = _pack_into_cache(plan, checkpoint, entry, pool, progress)
+    if roomy and packed.is_cached:
+        with times.measure("verify"):
+            data, _ = map_cache(entry, pool, in_huge_pages=True)
+        if data is not None:
+            return PackedWeights(plan, data, is_cached=True)
+    return packed
 
 
 def _cache_folder() -> Path | None:
@@ -126,16 +147,19 @@ def _pack_into_cache(
 def _pack_in_memory(
     plan: PackPlan, checkpoint: Checkpoint, pool: _core.ThreadPool, progress: Progress | None
 ) -> Bytes:
-    # An anonymous mapping is page-aligned and its pages exist only once they are written.
-    data: Bytes = np.frombuffer(mmap.mmap(-1, max(plan.num_bytes, 1)), dtype=np.uint8, count=plan.num_bytes)
+    data = huge_memory(plan.num_bytes)
     _pack(plan, checkpoint, data, pool, progress)
     return data
+
+
+def _num_parts(plan: PackPlan) -> int:
+    return len(plan.matrices) + len(plan.vectors) + (plan.rows is not None)
 
 
 def _pack(
     plan: PackPlan, checkpoint: Checkpoint, data: Bytes, pool: _core.ThreadPool, progress: Progress | None
 ) -> None:
-    total = len(plan.matrices) + len(plan.vectors) + (plan.rows is not None)
+    total = _num_parts(plan)
     done = 0
 
     def advance() -> None:

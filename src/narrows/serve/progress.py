@@ -19,7 +19,7 @@ def packing_progress() -> Iterator[Progress]:
     shown: list[Any] = []
 
     def show(num_done: int, num_total: int) -> None:
-        if not sys.stderr.isatty():
+        if num_done == 0 or not sys.stderr.isatty():  # 0: cached weights get this far, too
             return
         if not shown:
             from tqdm import tqdm

@@ -56,7 +56,7 @@ def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
         "pad_token_id": end_of_text,
         "do_sample": True,
         "temperature": 0.7,
-        "top_p": 0.95,
+        "top_p": 0.9,
     }
 
 
