@@ -124,7 +124,8 @@ def _check_header(entry: CacheEntry, mapped: mmap.mmap) -> object:
 
 def huge_memory(num_bytes: int) -> Bytes:
     """Zeroed memory in huge pages where the system gives them; page-aligned."""
-    memory = mmap.mmap(-1, max(num_bytes, 1))
+    # Private: shared anonymous memory, Python's default, gets no huge pages.
+    memory = mmap.mmap(-1, max(num_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # only advice: a kernel without huge pages refuses it
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype=np.uint8, count=num_bytes)
