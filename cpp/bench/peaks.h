@@ -26,12 +26,11 @@ inline double thread_cpu_s() {
 
 #if defined(__x86_64__)
 // 24 independent chains, like the prefill tile.
-#define NARROWS_CHAINS(DO)                                                                                 \
-  DO(8)                                                                                                    \
-  DO(9)                                                                                                    \
-  DO(10)                                                                                                   \
-  DO(11) DO(12) DO(13) DO(14) DO(15) DO(16) DO(17) DO(18) DO(19) DO(20) DO(21) DO(22) DO(23) DO(24) DO(25) \
-      DO(26) DO(27) DO(28) DO(29) DO(30) DO(31)
+// clang-format off
+#define NARROWS_CHAINS(DO)                                                          \
+  DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14) DO(15) DO(16) DO(17) DO(18) DO(19) \
+  DO(20) DO(21) DO(22) DO(23) DO(24) DO(25) DO(26) DO(27) DO(28) DO(29) DO(30) DO(31)
+// clang-format on
 #define NARROWS_CLEAR(i) "vpxord %%zmm" #i ", %%zmm" #i ", %%zmm" #i "\n\t"
 #define NARROWS_DOT(i) "vpdpbusd %%zmm0, %%zmm1, %%zmm" #i "\n\t"
 #define NARROWS_FMA(i) "vfmadd231ps %%zmm0, %%zmm1, %%zmm" #i "\n\t"

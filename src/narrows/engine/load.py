@@ -21,6 +21,8 @@ from narrows.engine.engine import Engine
 from narrows.engine.worker import EngineWorker
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer as FastTokenizer
+
     from narrows.models.tokenizer import Tokenizer
     from narrows.runners.options import CpuOptions
 
@@ -56,7 +58,7 @@ def load_engine(
 ) -> LoadedEngine:
     """Opens a model and starts its engine; raises InvalidModel, OutOfMemory or UnsupportedHardware."""
     from narrows.models.resolve import resolve_model
-    from narrows.models.tokenizer import FastTokenizer, Tokenizer, read_fast
+    from narrows.models.tokenizer import Tokenizer, read_fast
     from narrows.runners.cpu import CpuRunner
 
     began_s = perf_counter()
