@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,14 +14,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from narrows.demo.train.__main__ import main  # noqa: E402
-from narrows.demo.train.batches import BatchStream, render_chat  # noqa: E402
-from narrows.demo.train.config import ModelShape, OptimSettings, RunSettings, Stage  # noqa: E402
-from narrows.demo.train.corpus import read_corpus, split_stories  # noqa: E402
+from narrows.demo.train.batches import BatchStream  # noqa: E402
+from narrows.demo.train.config import ModelShape, OptimSettings, RunSettings, Stage, continued  # noqa: E402
+from narrows.demo.train.corpus import read_corpus  # noqa: E402
 from narrows.demo.train.export import load_exported  # noqa: E402
-from narrows.demo.train.instructions import find_topics, make_chat  # noqa: E402
 from narrows.demo.train.optim import rate_factor  # noqa: E402
-from narrows.demo.train.tokenizer import CHAT_TEMPLATE, END_OF_TEXT, train_tokenizer  # noqa: E402
+from narrows.demo.train.tokenizer import END_OF_TEXT, train_tokenizer  # noqa: E402
 from narrows.demo.train.trainer import BudgetClock, RunData, Trainer  # noqa: E402
+from narrows.errors import CallerError  # noqa: E402
 
 NAMES = ("Tom", "Anna", "Ben", "Lily", "Max", "Sue")
 ANIMALS = ("dog", "cat", "frog", "bird", "fox", "owl")
@@ -130,6 +132,64 @@ def test_resume_draws_the_same_next_batch_and_takes_the_same_step(data: RunData,
     assert trainer.train_step() == pytest.approx(resumed.train_step(), abs=1e-5)
 
 
+def test_a_finished_model_is_trained_further_from_its_weights_and_tokenizer(
+    data: RunData, trained: Path, tmp_path: Path
+) -> None:
+    settings = continued(SETTINGS)
+    before, tokenizer = load_exported(trained / "model")
+    trainer = Trainer.go_on_from(trained / "model", data, settings, tmp_path)
+    for name, weight in before.state_dict().items():
+        assert torch.equal(weight, trainer.model.state_dict()[name])
+    assert trainer.tokenizer.to_str() == tokenizer.to_str()
+    first_loss = trainer.train_step()
+    assert first_loss < Trainer.start(data, settings, tmp_path).train_step() - 0.2
+    trainer.run()
+    assert load_exported(tmp_path / "model")[1].to_str() == tokenizer.to_str()
+
+
+def test_a_resumed_run_keeps_the_schedule_it_was_begun_with(
+    data: RunData, trained: Path, tmp_path: Path
+) -> None:
+    trainer = Trainer.go_on_from(trained / "model", data, continued(SETTINGS), tmp_path)
+    trainer.train_step()
+    trainer.clock.tick()
+    trainer.save()
+    resumed = Trainer.resume(data, SETTINGS, tmp_path)
+    assert resumed.settings == trainer.settings != SETTINGS
+    assert (resumed.clock.elapsed_s, resumed.clock.wall_s) == (trainer.clock.elapsed_s, trainer.clock.wall_s)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("no folder", "has no config.json"),
+        ("no weights", "has no model.safetensors"),
+        ("cut weights", "does not read as a model"),
+        ("not our config", "KeyError: 'num_hidden_layers'"),
+        ("other shape", "another shape"),
+        ("other tokenizer", "260 tokens but its model 400"),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_not_trained_further(
+    fault: str, message: str, data: RunData, trained: Path, tmp_path: Path
+) -> None:
+    folder, settings = tmp_path / "model", SETTINGS
+    if fault != "no folder":
+        shutil.copytree(trained / "model", folder)
+    if fault == "no weights":
+        (folder / "model.safetensors").unlink()
+    elif fault == "cut weights":
+        (folder / "model.safetensors").write_bytes(b"\0" * 40)
+    elif fault == "not our config":
+        (folder / "config.json").write_text('{"hidden_size": 32}', encoding="utf-8")
+    elif fault == "other shape":
+        settings = replace(SETTINGS, shape=replace(SHAPE, num_layers=3))
+    elif fault == "other tokenizer":
+        train_tokenizer(["abc"], 256).save(str(folder / "tokenizer.json"))
+    with pytest.raises(CallerError, match=message):
+        Trainer.go_on_from(folder, data, settings, tmp_path)
+
+
 def test_mixture_never_includes_the_held_out_text(data: RunData) -> None:
     stories = [text for source in data.sources for text in source.stories]
     assert not any("penguins" in text for text in stories)
@@ -166,34 +226,6 @@ def test_tokenizer_is_lossless_on_any_text(trained: Path) -> None:
         assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
 
-def test_chat_template_writes_what_the_training_text_looks_like() -> None:
-    jinja2 = pytest.importorskip("jinja2")
-    turns = [("user", "Tell me a story."), ("assistant", "A dog ran."), ("user", "And then?")]
-    messages = [{"role": "system", "content": "Be kind."}] + [{"role": r, "content": t} for r, t in turns]
-    template = jinja2.Environment().from_string(CHAT_TEMPLATE)
-    assert template.render(messages=messages) == render_chat(turns)
-    assert template.render(messages=messages, add_generation_prompt=True).endswith("<|end|><|assistant|>")
-
-
-def test_requests_name_what_the_story_is_about() -> None:
-    text = (
-        "Once upon a time there was a dog named Rex. Rex had a ball. The ball was red.\n\nHe lost the ball."
-    )
-    assert find_topics(text)[:2] == ["a dog named Rex", "a ball"]
-    chats = [make_chat(text, random.Random(seed)) for seed in range(40)]
-    assert all(turns[0][0] == "user" and turns[-1][0] == "assistant" for turns in chats)
-    assert any("a ball" in turns[0][1] for turns in chats)
-    assert {len(turns) for turns in chats} >= {2, 4}
-
-
-def test_long_chapters_are_cut_between_paragraphs() -> None:
-    pieces = split_stories(
-        "\n".join(f"Paragraph {n} " + "word " * 100 for n in range(30)), merges_lines=False
-    )
-    assert len(pieces) > 1
-    assert all(len(piece) < 4000 for piece in pieces)
-
-
 def test_rate_rises_stays_and_falls_to_zero() -> None:
     settings = OptimSettings()
     rates = [rate_factor(step / 100, settings) for step in range(101)]
@@ -201,19 +233,39 @@ def test_rate_rises_stays_and_falls_to_zero() -> None:
     assert rates[30] == 1.0
     assert rates[100] == 0.0
     assert rates[60:] == sorted(rates[60:], reverse=True)
+    further = continued(SETTINGS)
+    falling = [rate_factor(step / 100, further.optim) for step in range(2, 101)]
+    assert falling == sorted(falling, reverse=True)
+    assert (falling[0], falling[-1]) == (1.0, 0.0)
+    assert [SETTINGS.mixture_at(part) for part in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]
+    assert [further.mixture_at(part) for part in (0.0, 1.0)] == [0.7, 1.0]
 
 
-def test_a_pause_counts_for_one_minute_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    now_s = [100.0]
+def test_a_pause_counts_on_the_wall_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, cpu_s = [100.0], [7.0]
     monkeypatch.setattr("narrows.demo.train.trainer.time.monotonic", lambda: now_s[0])
-    clock = BudgetClock()
-    for gap_s in (2.0, 5000.0, 3.0):
+    monkeypatch.setattr("narrows.demo.train.trainer.time.process_time", lambda: cpu_s[0])
+    clock = BudgetClock(2)
+    for gap_s, used_s in ((2.0, 4.0), (5000.0, 3.0), (3.0, 6.5)):
         now_s[0] += gap_s
-        clock.tick()
-    assert clock.elapsed_s == pytest.approx(65.0)
+        cpu_s[0] += used_s
+        assert clock.tick() == pytest.approx(gap_s)
+    assert clock.elapsed_s == pytest.approx(2.0 + 1.5 + 3.0)
+    assert clock.wall_s == pytest.approx(5005.0)
 
 
-@pytest.mark.parametrize("fault", ["no folder", "no files", "empty file", "no held-out", "no checkpoint"])
+def test_the_budget_that_runs_out_first_ends_the_run(data: RunData, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, max_steps=None, minutes=10.0, wall_minutes=20.0)
+    trainer = Trainer.start(data, settings, tmp_path)
+    trainer.clock.elapsed_s, trainer.clock.wall_s = 300.0, 360.0
+    assert trainer.progress() == pytest.approx(0.5)
+    trainer.clock.wall_s = 900.0
+    assert trainer.progress() == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    "fault", ["no folder", "no files", "empty file", "no held-out", "no checkpoint", "no model", "no time"]
+)
 def test_bad_input_is_refused_with_a_remedy(
     fault: str, data_folder: Path, held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,8 +279,12 @@ def test_bad_input_is_refused_with_a_remedy(
             (folder / "a.txt").write_text(" \n", encoding="utf-8")
     elif fault == "no held-out":
         target = tmp_path / "absent.txt"
-    else:
+    elif fault == "no checkpoint":
         extra = ["--resume"]
+    elif fault == "no model":
+        extra = ["--from", str(tmp_path / "absent")]
+    else:
+        extra = ["--wall-minutes", "0"]
     arguments = ["--data", str(folder), "--held-out", str(target), "--out", str(tmp_path / "out"), *extra]
     assert main([*arguments, "--no-compile"]) == 2
     assert "error: " in capsys.readouterr().err

@@ -98,4 +98,7 @@ class BatchStream:
 def render_chat(turns: Sequence[Turn]) -> str:
     """The same text the chat template makes of these turns."""
     marks = {"user": USER, "assistant": ASSISTANT}
+    if turns and turns[0][0] == "system":
+        (_, system), (role, text), *others = turns
+        turns = [(role, f"{system.strip()}\n{text.strip()}"), *others]
     return "".join(f"{marks[role]}{text.strip()}{END_OF_TURN}" for role, text in turns)

@@ -6,7 +6,7 @@ Does not know where any file lies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,12 @@ class RunSettings:
     """What the command line decides, plus what tests shrink."""
 
     minutes: float
+    wall_minutes: float | None = None
     shape: ModelShape = ModelShape()
     optim: OptimSettings = OptimSettings()
     stages: tuple[Stage, ...] = DEFAULT_STAGES
     seed: int = 1
+    mixture_start: float = 0.0
     use_bf16: bool = True
     use_compile: bool = True
     checkpoint_every_s: float = 180.0
@@ -70,3 +72,23 @@ class RunSettings:
     def stage_at(self, progress: float) -> Stage:
         """The last stage that has begun at `progress`."""
         return [stage for stage in self.stages if stage.start <= progress][-1]
+
+    def mixture_at(self, progress: float) -> float:
+        """Where on the way from the start weights to the end weights of the sources `progress` lies."""
+        return self.mixture_start + (1.0 - self.mixture_start) * progress
+
+
+# A finished model goes on at half the rates: high enough to move it, low enough not to undo it, and on a line
+# down to zero from the end of the warm-up, because it has had its flat part.
+CONTINUED_OPTIM = OptimSettings(muon_lr=0.01, adam_lr=0.002, warmup_fraction=0.02, decay_fraction=0.98)
+CONTINUED_MIXTURE_START = 0.7
+
+
+def continued(settings: RunSettings) -> RunSettings:
+    """The settings for going on from a finished model: lower rates, simpler stories, in another order."""
+    return replace(
+        settings,
+        seed=settings.seed + 1,
+        optim=CONTINUED_OPTIM,
+        mixture_start=CONTINUED_MIXTURE_START,
+    )

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from narrows.demo.train.config import ModelShape
 from narrows.demo.train.model import StoryModel
 from narrows.demo.train.tokenizer import END_OF_TEXT, END_OF_TURN, save_tokenizer, token_id
+from narrows.errors import InvalidModel
 
 
 def model_config(shape: ModelShape, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -82,7 +83,23 @@ def export_model(model: StoryModel, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def load_exported(folder: Path) -> tuple[StoryModel, Tokenizer]:
-    """The model (its bf16 weights widened to fp32) and the tokenizer of an exported folder."""
+    """The model (its bf16 weights widened to fp32) and the tokenizer of an exported folder.
+
+    Raises InvalidModel where the folder lacks a file or was not written by `export_model`.
+    """
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise InvalidModel(f"{folder} has no {name}; give the folder of a finished model")
+    try:
+        return _load(folder)
+    # The tokenizers library raises nothing narrower than Exception.
+    except Exception as error:
+        raise InvalidModel(
+            f"{folder} does not read as a model this program wrote ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _load(folder: Path) -> tuple[StoryModel, Tokenizer]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shape = ModelShape(
         hidden_size=config["hidden_size"],

@@ -12,6 +12,8 @@ from collections import Counter
 
 Turn = tuple[str, str]
 
+SYSTEM_SHARE = 0.12
+
 _NOUN = re.compile(
     r"\b(a|an|the)\s+(?:[a-z]+\s+)?([a-z]{3,})"
     r"(?=[.,!?]|\s+(?:was|and|to|in|on|that|who|is|had|with|for|of|said|from|at|named)\b)"
@@ -97,6 +99,28 @@ _REPLIES = (
     "Hi! I am a small story teller. What should the story be about?",
     "Hello! I can tell you a little story. What would you like it to be about?",
 )
+_SYSTEM_MESSAGES = (
+    "You are a helpful assistant.",
+    "You are a helpful, honest and friendly assistant.",
+    "You are an AI assistant.",
+    "You are a friendly chatbot.",
+    "You are a kind assistant that answers briefly.",
+    "You are a small language model.",
+    "You are a story teller.",
+    "You are a writer of books for young readers.",
+    "You are narrows-stories, a model that tells simple stories.",
+    "You are a teacher reading to a class.",
+    "You tell short stories for children.",
+    "You tell bedtime stories.",
+    "Your stories are simple and end well.",
+    "Answer with a short story.",
+    "Answer in simple English.",
+    "Write in short, clear sentences.",
+    "Be kind and patient.",
+    "Be concise.",
+    "Do what the user asks.",
+    "Use words that a small child understands.",
+)
 _AGREEMENTS = ("Yes, please.", "Yes!", "Yes, tell me a story.", "OK, tell me a story.")
 
 
@@ -144,7 +168,14 @@ def _request(story: str, rng: random.Random) -> str:
 
 
 def make_chat(story: str, rng: random.Random) -> list[Turn]:
-    """Turns that end in the story: asked for, continued from its first sentence, or told in two parts."""
+    """Turns that end in the story, sometimes behind a system message that any chat program might send."""
+    if rng.random() < SYSTEM_SHARE:
+        return [("system", rng.choice(_SYSTEM_MESSAGES)), *_turns(story, rng)]
+    return _turns(story, rng)
+
+
+def _turns(story: str, rng: random.Random) -> list[Turn]:
+    """The story asked for, continued from its first sentence, or told in two parts."""
     choice = rng.random()
     first = _split_first_sentence(story)
     if first and choice < 0.15:

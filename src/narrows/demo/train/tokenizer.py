@@ -21,11 +21,15 @@ ASSISTANT = "<|assistant|>"
 END_OF_TURN = "<|end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, USER, ASSISTANT, END_OF_TURN)
 
-# System messages are left out: the model never saw one, and words it cannot follow only harm the story.
+# There is no token for a system message: it is the first line of the first user turn.
 CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
+    "{%- set system = '' -%}{%- set turns = messages -%}"
+    "{%- if messages and messages[0]['role'] == 'system' -%}"
+    "{%- set system = messages[0]['content'] | trim + '\n' -%}{%- set turns = messages[1:] -%}"
+    "{%- endif -%}"
+    "{%- for message in turns -%}"
     "{%- if message['role'] == 'user' -%}"
-    "{{- '<|user|>' + message['content'] | trim + '<|end|>' -}}"
+    "{{- '<|user|>' + ((system if loop.first else '') + message['content'] | trim) | trim + '<|end|>' -}}"
     "{%- elif message['role'] == 'assistant' -%}"
     "{{- '<|assistant|>' + message['content'] | trim + '<|end|>' -}}"
     "{%- endif -%}"

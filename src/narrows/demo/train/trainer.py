@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +19,38 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from narrows.demo.train.batches import BatchStream
-from narrows.demo.train.config import RunSettings
+from narrows.demo.train.config import OptimSettings, RunSettings
 from narrows.demo.train.corpus import Source
 from narrows.demo.train.evaluate import HeldOutReport, evaluate
-from narrows.demo.train.export import export_model
+from narrows.demo.train.export import export_model, load_exported
 from narrows.demo.train.model import StoryModel
 from narrows.demo.train.optim import OptimiserPair
-from narrows.demo.train.tokenizer import train_tokenizer
+from narrows.demo.train.tokenizer import SPECIAL_TOKENS, token_id, train_tokenizer
 from narrows.errors import InvalidConfig
 
 LOG = logging.getLogger("narrows.demo.train")
-MAX_COUNTED_STEP_S = 60.0
 TOKENIZER_SAMPLE_STORIES = 12000
 
 
 class BudgetClock:
-    """Adds up the time between ticks; a long gap (the process was stopped) counts for one minute at most."""
+    """Adds up the time between ticks as far as the process had its cores, and the time on the wall beside it.
 
-    def __init__(self, elapsed_s: float = 0.0) -> None:
+    A stopped process uses no CPU time, so a pause counts for nothing, nor does waiting for a core.
+    """
+
+    def __init__(self, num_cores: int, *, elapsed_s: float = 0.0, wall_s: float = 0.0) -> None:
         self.elapsed_s = elapsed_s
-        self._last_s = time.monotonic()
+        self.wall_s = wall_s
+        self._num_cores = num_cores
+        self._last_s, self._last_cpu_s = time.monotonic(), time.process_time()
 
     def tick(self) -> float:
-        """Counts the time since the last tick and returns it."""
-        now_s = time.monotonic()
-        step_s = min(now_s - self._last_s, MAX_COUNTED_STEP_S)
-        self._last_s = now_s
-        self.elapsed_s += step_s
+        """Counts the time since the last tick and returns what of it passed on the wall."""
+        now_s, cpu_s = time.monotonic(), time.process_time()
+        step_s = now_s - self._last_s
+        self.elapsed_s += min(step_s, (cpu_s - self._last_cpu_s) / self._num_cores)
+        self.wall_s += step_s
+        self._last_s, self._last_cpu_s = now_s, cpu_s
         return step_s
 
 
@@ -81,7 +86,9 @@ class Trainer:
             self._forward = torch.compile(self.model, dynamic=False)
         self._optimisers = OptimiserPair(self.model, settings.optim)
         self.stream = BatchStream(data.sources, tokenizer, settings.seed)
-        self.clock = BudgetClock()
+        # Where a GPU computes, one thread of this process waits for it.
+        self._num_cores = 1 if self._device.type == "cuda" else torch.get_num_threads()
+        self.clock = BudgetClock(self._num_cores)
         self.num_steps = 0
         self.num_tokens = 0
 
@@ -94,6 +101,27 @@ class Trainer:
         return cls(data, settings, tokenizer=tokenizer, out=out)
 
     @classmethod
+    def go_on_from(cls, folder: Path, data: RunData, settings: RunSettings, out: Path) -> Trainer:
+        """Begins with the weights and the tokenizer of a finished model folder, and fresh optimisers."""
+        model, tokenizer = load_exported(folder)
+        if model.shape != settings.shape:
+            raise InvalidConfig(
+                f"{folder} holds a model of another shape ({model.shape}) than this recipe trains "
+                f"({settings.shape}); give a folder this program wrote"
+            )
+        if tokenizer.get_vocab_size() != settings.shape.vocab_size:
+            raise InvalidConfig(
+                f"the tokenizer of {folder} has {tokenizer.get_vocab_size()} tokens but its model "
+                f"{settings.shape.vocab_size}; give a folder whose files belong together"
+            )
+        for token in SPECIAL_TOKENS:
+            token_id(tokenizer, token)
+        out.mkdir(parents=True, exist_ok=True)
+        trainer = cls(data, settings, tokenizer=tokenizer, out=out)
+        trainer.model.load_state_dict(model.state_dict())
+        return trainer
+
+    @classmethod
     def resume(cls, data: RunData, settings: RunSettings, out: Path) -> Trainer:
         """Goes on from `checkpoint.pt`; refuses a missing one or one of another shape."""
         path = out / "checkpoint.pt"
@@ -102,11 +130,14 @@ class Trainer:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["shape"] != asdict(settings.shape):
             raise InvalidConfig(f"{path} holds a model of another shape; start without --resume")
+        # A run goes on by the schedule it was begun with.
+        begun = state["begun_with"]
+        settings = replace(settings, **{**begun, "optim": OptimSettings(**begun["optim"])})
         trainer = cls(data, settings, tokenizer=Tokenizer.from_str(state["tokenizer"]), out=out)
         trainer.model.load_state_dict(state["model"])
         trainer._optimisers.restore(state["optimisers"])
         trainer.stream.restore(state["stream"])
-        trainer.clock = BudgetClock(state["elapsed_s"])
+        trainer.clock = BudgetClock(trainer._num_cores, elapsed_s=state["elapsed_s"], wall_s=state["wall_s"])
         trainer.num_steps, trainer.num_tokens = state["num_steps"], state["num_tokens"]
         return trainer
 
@@ -118,7 +149,13 @@ class Trainer:
             "optimisers": self._optimisers.state(),
             "tokenizer": self.tokenizer.to_str(),
             "stream": self.stream.state(),
+            "begun_with": {
+                "seed": self.settings.seed,
+                "optim": asdict(self.settings.optim),
+                "mixture_start": self.settings.mixture_start,
+            },
             "elapsed_s": self.clock.elapsed_s,
+            "wall_s": self.clock.wall_s,
             "num_steps": self.num_steps,
             "num_tokens": self.num_tokens,
         }
@@ -127,16 +164,20 @@ class Trainer:
         unfinished.replace(self.out / "checkpoint.pt")
 
     def progress(self) -> float:
-        """Spent fraction of the time budget, or of `max_steps` where a test sets it."""
+        """Spent fraction of whichever budget runs out first, or of `max_steps` where a test sets it."""
         if self.settings.max_steps is not None:
             return float(self.num_steps / self.settings.max_steps)
-        return float(self.clock.elapsed_s / (60.0 * self.settings.minutes))
+        spent = self.clock.elapsed_s / (60.0 * self.settings.minutes)
+        if self.settings.wall_minutes is not None:
+            spent = max(spent, self.clock.wall_s / (60.0 * self.settings.wall_minutes))
+        return float(spent)
 
     def train_step(self) -> float:
         """One batch: forward, backward, both optimisers; returns the loss."""
         progress = self.progress()
         stage = self.settings.stage_at(progress)
-        batch = self.stream.next_batch(stage.rows, stage.row_tokens, progress)
+        mixture = self.settings.mixture_at(progress)
+        batch = self.stream.next_batch(stage.rows, stage.row_tokens, mixture)
         rows = torch.from_numpy(batch).to(self._device)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.settings.use_bf16):
             loss = self._forward(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
@@ -184,8 +225,8 @@ class Trainer:
         return self.evaluate_and_export(max_windows=None)
 
     def _log(self, loss: float, tokens_per_s: float) -> None:
-        left_s = 60.0 * self.settings.minutes - self.clock.elapsed_s
         LOG.info(
-            "step %d loss %.4f tokens %d tokens/s %.0f progress %.3f eta %.1f min",
-            self.num_steps, loss, self.num_tokens, tokens_per_s, self.progress(), left_s / 60.0,
+            "step %d loss %.4f tokens %d tokens/s %.0f progress %.3f counted %.1f min of %.1f",
+            self.num_steps, loss, self.num_tokens, tokens_per_s, self.progress(),
+            self.clock.elapsed_s / 60.0, self.clock.wall_s / 60.0,
         )  # fmt: skip
