@@ -90,6 +90,17 @@ def test_a_request_for_no_tokens_reads_its_prompt_and_ends() -> None:
     assert (answer.text, answer.tokens, answer.finish_reason) == ("", [], "length")
 
 
+def test_steps_are_counted_by_the_power_of_two_that_holds_their_requests() -> None:
+    driver = Driver(make_engine(max_running=6))
+    for request_id in range(6):
+        driver.submit(request_id, ask("hi", 1 + request_id, ignore_eos=True))
+    driver.finish()
+    counters = driver.engine.counters
+    # One token each a step, so the steps have 6, 5, 4, 3, 2 and 1 requests.
+    assert counters.steps_by_batch == [1, 1, 2, 2]
+    assert (counters.steps, counters.sequences) == (6, 21)
+
+
 def test_min_tokens_holds_the_end_token_off() -> None:
     plain = answer_alone(ask("q", 40, temperature=0.0, logit_bias=((EOS_ID, 100.0),)))
     held = answer_alone(ask("q", 40, temperature=0.0, logit_bias=((EOS_ID, 100.0),), min_tokens=9))

@@ -145,7 +145,12 @@ def test_metrics_count_what_happened() -> None:
         assert sample(server, "narrows_time_per_output_token_seconds_count") == 2
         assert sample(server, "narrows_queue_time_seconds_count") == 2
         assert sample(server, "narrows_step_batch_size_sum") == 20
-        assert 10 <= sample(server, "narrows_step_batch_size_count") <= 20
+        steps = sample(server, "narrows_step_batch_size_count")
+        assert 10 <= steps <= 20
+        # Steps of one request and of two: together 20 tokens.
+        assert sample(server, "narrows_step_batch_size_bucket", le="1.0") == 2 * steps - 20
+        for bound in ("2.0", "64.0", "+Inf"):
+            assert sample(server, "narrows_step_batch_size_bucket", le=bound) == steps
         assert sample(server, "narrows_http_responses_total", route=CHAT, status="400") == 1
         assert sample(server, "narrows_http_responses_total", route="other", status="404") == 1
         runner.gate.clear()

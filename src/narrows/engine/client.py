@@ -153,6 +153,7 @@ class EngineStats:
     num_blocks: int
     num_used_blocks: int
     steps_total: int
+    steps_by_batch_total: tuple[int, ...]  # [i]: steps of more than 2 ** (i - 1) and at most 2 ** i requests
     sequences_total: int  # summed over steps: / steps_total = the mean batch
     step_tokens_total: int  # tokens run, prompt, output and recomputed ones
     prompt_tokens_total: int  # of requests admitted

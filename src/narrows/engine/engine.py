@@ -45,6 +45,7 @@ class Output:
 class EngineCounters:
     """Sums since the start; written by the engine's thread, read by any."""
 
+    steps_by_batch: list[int]  # [i]: steps of more than 2 ** (i - 1) and at most 2 ** i requests
     steps: int = 0
     sequences: int = 0
     step_tokens: int = 0
@@ -64,7 +65,6 @@ class Engine:
         self, runner: Runner, vocabulary: Vocabulary, *, eos_ids: frozenset[int], config: EngineConfig
     ) -> None:
         info = runner.info
-        self.counters = EngineCounters()
         self.scheduler = Scheduler(info, config)
         # One request always fits into the pool, so the oldest can always go on.
         max_context = min(
@@ -81,6 +81,7 @@ class Engine:
             kv_bytes_per_token=info.kv_bytes_per_token,
             description=dict(info.description),
         )
+        self.counters = EngineCounters([0] * (1 + _batch_bucket(self.info.max_running)))
         known_eos_ids = frozenset(token_id for token_id in eos_ids if token_id < info.vocab_size)
         self._limits = RequestLimits(info.vocab_size, max_context, known_eos_ids)
         self._runner = runner
@@ -223,8 +224,14 @@ class Engine:
         counters = self.counters
         counters.steps += 1
         counters.sequences += len(step.sequences)
+        counters.steps_by_batch[_batch_bucket(len(step.sequences))] += 1
         counters.step_tokens += step.num_tokens
         counters.run_s += run_s
+
+
+def _batch_bucket(num_requests: int) -> int:
+    """The exponent of the least power of two that is not below `num_requests`."""
+    return (num_requests - 1).bit_length()
 
 
 def _timing(request: Request, now_s: float) -> Timing:

@@ -80,6 +80,7 @@ class EngineWorker:
             num_blocks=scheduler.pool.num_blocks,
             num_used_blocks=scheduler.pool.num_used,
             steps_total=counters.steps,
+            steps_by_batch_total=tuple(counters.steps_by_batch),
             sequences_total=counters.sequences,
             step_tokens_total=counters.step_tokens,
             prompt_tokens_total=counters.prompt_tokens,

@@ -9,10 +9,17 @@ the text of /metrics.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from narrows.engine.client import EngineClient, EngineStats
@@ -72,7 +79,7 @@ class Metrics:
 
 
 class EngineCollector(Collector):
-    """EngineStats as metric families. The step sizes are summaries: sum / count is the mean batch."""
+    """EngineStats as metric families. Of the steps' sizes, sum / count is the mean."""
 
     def __init__(self, model_name: str, engine: EngineClient) -> None:
         self._labels = [model_name]
@@ -82,13 +89,18 @@ class EngineCollector(Collector):
         stats = self._engine.stats()
         yield from self._gauges(stats)
         yield from self._counters(stats)
-        for name, help_text, total in (
-            ("step_batch_size", "Requests in an engine step.", stats.sequences_total),
-            ("step_tokens", "Tokens run in an engine step.", stats.step_tokens_total),
-        ):
-            summary = SummaryMetricFamily(f"narrows_{name}", help_text, labels=LABELS)
-            summary.add_metric(self._labels, count_value=stats.steps_total, sum_value=total)
-            yield summary
+        yield self._batch_sizes(stats)
+        tokens = SummaryMetricFamily("narrows_step_tokens", "Tokens run in an engine step.", labels=LABELS)
+        tokens.add_metric(self._labels, count_value=stats.steps_total, sum_value=stats.step_tokens_total)
+        yield tokens
+
+    def _batch_sizes(self, stats: EngineStats) -> Metric:
+        """Buckets of powers of two up to the most requests that a step may have."""
+        counts = list(accumulate(stats.steps_by_batch_total))
+        buckets = [(str(float(2**exponent)), count) for exponent, count in enumerate(counts)]
+        sizes = HistogramMetricFamily("narrows_step_batch_size", "Requests in an engine step.", labels=LABELS)
+        sizes.add_metric(self._labels, [*buckets, ("+Inf", counts[-1])], sum_value=stats.sequences_total)
+        return sizes
 
     def _gauges(self, stats: EngineStats) -> Iterator[Metric]:
         info = self._engine.info
