@@ -1,8 +1,6 @@
 // Speed of attention and sampling on one thread: prefill in GFLOP/s against a register-only FMA loop of the
 // same run, decode in GB/s of keys and values, sampling in microseconds. The last line is JSON.
 //   attention_bench [generic|avx2|avx512vnni]   (default: the best of this CPU)
-#include <time.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -15,6 +13,7 @@
 
 #include "narrows/kernels.h"
 #include "narrows/sampling.h"
+#include "peaks.h"
 
 namespace {
 
@@ -22,17 +21,10 @@ using namespace narrows;
 
 constexpr int kRepeats = 7;
 
-// Processor time of this thread: what other processes take does not count.
-double now() {
-  timespec t{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
 double seconds(const std::function<void()>& body) {
-  const double begin = now();
+  const double begin = bench::thread_cpu_s();
   body();
-  return now() - begin;
+  return bench::thread_cpu_s() - begin;
 }
 
 struct Times {
@@ -45,42 +37,6 @@ Times measure(const std::function<void()>& body) {
   for (int i = 0; i < kRepeats; ++i) t.push_back(seconds(body));
   std::sort(t.begin(), t.end());
   return {t.front(), t[t.size() / 2]};
-}
-
-constexpr int64_t kPeakSteps = 2'000'000;
-
-// Twelve independent chains in fixed registers: enough for two FMA units of latency 4 to 6.
-#define FMA12(reg)                                                                   \
-  "vfmadd231ps " reg "12," reg "13," reg "0\n\tvfmadd231ps " reg "12," reg "13," reg \
-  "1\n\t"                                                                            \
-  "vfmadd231ps " reg "12," reg "13," reg "2\n\tvfmadd231ps " reg "12," reg "13," reg \
-  "3\n\t"                                                                            \
-  "vfmadd231ps " reg "12," reg "13," reg "4\n\tvfmadd231ps " reg "12," reg "13," reg \
-  "5\n\t"                                                                            \
-  "vfmadd231ps " reg "12," reg "13," reg "6\n\tvfmadd231ps " reg "12," reg "13," reg \
-  "7\n\t"                                                                            \
-  "vfmadd231ps " reg "12," reg "13," reg "8\n\tvfmadd231ps " reg "12," reg "13," reg \
-  "9\n\t"                                                                            \
-  "vfmadd231ps " reg "12," reg "13," reg "10\n\tvfmadd231ps " reg "12," reg "13," reg "11\n\t"
-#define FMA_LOOP(reg)                                                                                  \
-  asm volatile("vzeroall\n1:\n\t" FMA12(reg) "dec %0\n\tjnz 1b\n\tvzeroupper"                          \
-               : "+r"(steps)                                                                           \
-               :                                                                                       \
-               : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", \
-                 "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15")
-
-// Flop per second of multiply-adds that touch no memory; 0 for generic, which has no such ceiling.
-double fma_peak(Isa isa) {
-  if (isa == Isa::generic) return 0.0;
-  const double time = seconds([isa] {
-    int64_t steps = kPeakSteps;
-    if (isa == Isa::avx512vnni) {
-      FMA_LOOP("%%zmm");
-    } else {
-      FMA_LOOP("%%ymm");
-    }
-  });
-  return 12.0 * 2.0 * (isa == Isa::avx512vnni ? 16.0 : 8.0) * kPeakSteps / time;
 }
 
 // Pages of one kv head and `rows` queries at its end.
@@ -154,7 +110,7 @@ void bench_prefill(const Kernels& kernels, int keys, int head_dim, int heads, bo
   std::vector<double> rates, fractions;
   kernels.attention(a);
   for (int i = 0; i < kRepeats; ++i) {  // the ceiling is measured beside every run: the clock moves
-    const double peak = fma_peak(kernels.isa);
+    const double peak = 2.0 * bench::fp32_peak(kernels.isa);
     rates.push_back(flops_per_call / seconds([&] { kernels.attention(a); }));
     fractions.push_back(peak > 0.0 ? rates.back() / peak : 0.0);
   }
