@@ -1,4 +1,4 @@
-"""Narrows against llama.cpp on this CPU: decode, prefill, eight streams, cold start, memory, in one
+"""Narrows against its peers on this CPU: decode, prefill, many streams, starts, memory, in one
 interleaved run.
 
 Random weights in real shapes. Every round asks every engine in turn and measures the ceilings
@@ -9,226 +9,119 @@ a table and appends JSON lines to results/. Before the first run: `benchmarks/pe
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import statistics
-import subprocess
-import time
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+import shutil
 from pathlib import Path
 
+import engines
+import report
+import rounds
 import shapes
-import workers
+from rows import ORDER, QUESTIONS, Row
+from workers import EngineError
 
 from narrows import _core
 
 HERE = Path(__file__).parent
-OPS = {
-    "decode": {"streams": 1, "prompt": 32, "tokens": 97},
-    "prefill": {"streams": 1, "prompt": 512, "tokens": 1},
-    "streams8": {"streams": 8, "prompt": 128, "tokens": 64},
-}
+EMBEDDED = "embedded"  # the model inside the package: the only one with trained weights
+EMBEDDED_FOLDER = HERE.parent / "src/narrows/demo/model"
+DEFAULT_SHAPES = ("qwen3-0.6b", "llama-3.2-1b")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One engine, one question: the median, the spread (min, max) and the physics."""
-
-    shape: str
-    engine: str
-    question: str
-    value: float
-    low: float
-    high: float
-    unit: str
-    bytes_per_token: float
-    fraction_of_ceiling: float | None
-    ceiling: str
+def make_model(name: str, folder: Path, tokenizers: Path | None) -> None:
+    """The checkpoint in `folder`; the embedded model is copied there, conversions go beside it."""
+    if name == EMBEDDED:
+        shutil.copytree(EMBEDDED_FOLDER, folder, dirs_exist_ok=True)
+    elif not (folder / "config.json").exists():
+        if tokenizers is None:
+            raise SystemExit(f"{folder} is not there yet: --tokenizers is needed to make it")
+        family = "qwen" if name.startswith("qwen") else "gpt2"
+        shapes.make(name, folder, tokenizers / family / "tokenizer.json")
 
 
-def rate(op: str, answer: dict[str, float]) -> float:
-    """Tokens per second as the table counts them."""
-    sizes = OPS[op]
-    if op == "decode":
-        return (sizes["tokens"] - 1) / answer["rest_s"]
-    if op == "prefill":
-        return sizes["prompt"] / answer["first_s"]
-    return sizes["streams"] * sizes["tokens"] / (answer["first_s"] + answer["rest_s"])
-
-
-def measure_rounds(
-    running: list[workers.Worker], rounds: int, pool: _core.ThreadPool
-) -> tuple[dict[tuple[str, str], list[float]], list[float], list[float]]:
-    """(engine, op) -> rates, and the two ceilings measured between the groups: GB/s and int8 GMAC/s."""
-    rates: dict[tuple[str, str], list[float]] = {}
-    bandwidths: list[float] = []
-    peaks: list[float] = []
-    for op, sizes in OPS.items():
-        for index in range(rounds):
-            bandwidths.append(_core.read_bandwidth(256 << 20, 2, pool))
-            peaks.append(_core.int8_peak(0.1, pool))
-            turn = index % len(running)
-            for worker in running[turn:] + running[:turn]:
-                answer = worker.ask("generate", seed=index + 1, **sizes)
-                rates.setdefault((worker.spec.name, op), []).append(rate(op, answer))
-    return rates, bandwidths, peaks
-
-
-def make_rows(
-    shape_name: str,
-    running: list[workers.Worker],
-    rates: dict[tuple[str, str], list[float]],
-    gb_per_s: float,
-    gmac_per_s: float,
-) -> list[Row]:
-    shape = shapes.SHAPES[shape_name]
-    rows = []
-    for worker in running:
-        num_bytes = worker.hello["bytes"]
-        for op in OPS:
-            values = sorted(rates[worker.spec.name, op])
-            middle = statistics.median(values)
-            fraction, ceiling = None, ""
-            if op == "decode":
-                fraction, ceiling = middle * num_bytes / 1e9 / gb_per_s, f"{gb_per_s:.1f} GB/s"
-            elif op == "prefill":
-                fraction, ceiling = middle * shape.body_params / 1e9 / gmac_per_s, f"{gmac_per_s:.0f} GMAC/s"
-            rows.append(
-                Row(
-                    shape_name,
-                    worker.spec.name,
-                    op,
-                    middle,
-                    values[0],
-                    values[-1],
-                    "tokens/s",
-                    num_bytes,
-                    fraction,
-                    ceiling,
-                )
-            )
-    return rows
-
-
-def measure_cold(shape_name: str, specs: list[workers.WorkerSpec], rounds: int) -> list[Row]:
-    rows = []
-    starts: dict[str, list[float]] = {spec.name: [] for spec in specs}
-    for spec in specs:
-        workers.cold_start_s(spec)  # makes the packed cache and warms the page cache
-    for _ in range(rounds):
-        for spec in specs:
-            starts[spec.name].append(workers.cold_start_s(spec))
-    for spec in specs:
-        values = sorted(starts[spec.name])
-        rows.append(
-            Row(
-                shape_name,
-                spec.name,
-                "cold",
-                statistics.median(values),
-                values[0],
-                values[-1],
-                "s",
-                0,
-                None,
-                "",
-            )
-        )
-        peak = workers.peak_memory_bytes(spec) / 1e6
-        rows.append(Row(shape_name, spec.name, "memory", peak, peak, peak, "MB", 0, None, ""))
-    return rows
-
-
-def print_table(rows: list[Row]) -> None:
-    print(
-        f"{'shape':14} {'question':9} {'engine':20} {'median':>9} {'low':>8} {'high':>8} unit      of ceiling"
-    )
-    for row in sorted(rows, key=lambda r: (r.shape, r.question)):
-        share = (
-            f"{row.fraction_of_ceiling:.0%} of {row.ceiling}" if row.fraction_of_ceiling is not None else ""
-        )
-        print(
-            f"{row.shape:14} {row.question:9} {row.engine:20} {row.value:9.2f} {row.low:8.2f} "
-            f"{row.high:8.2f} {row.unit:9} {share}"
-        )
-
-
-def print_ratios(rows: list[Row]) -> None:
-    """Narrows against the best setting of the peer, per question."""
-    for shape in sorted({row.shape for row in rows}):
-        for question in ("decode", "prefill", "streams8", "cold", "memory"):
-            group = [row for row in rows if row.shape == shape and row.question == question]
-            ours = [row.value for row in group if row.engine.startswith("narrows")]
-            theirs = [row.value for row in group if not row.engine.startswith("narrows")]
-            if ours and theirs:
-                best = min if question in ("cold", "memory") else max
-                print(f"{shape:14} {question:9} narrows / best llama.cpp = {best(ours) / best(theirs):.2f}")
-
-
-def machine_facts() -> dict[str, object]:
-    model = ""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.split(":", 1)[1].strip()
-            break
-    steal = Path("/proc/stat").read_text().split()[8]
-    return {
-        "cpu": model,
-        "cpus": _core.effective_cpus(),
-        "isa": _core.isa(),
-        "python": platform.python_version(),
-        "steal": steal,
-    }
-
-
-def run_shape(name: str, folder: Path, arguments: argparse.Namespace) -> list[Row]:
-    sizes = {"threads": arguments.threads, "context": 1024, "streams": 8}
-    tokenizer = arguments.tokenizers / ("qwen" if name.startswith("qwen") else "gpt2") / "tokenizer.json"
-    shapes.make(name, folder, tokenizer)
-    python = HERE / ".venvs/llamacpp/bin/python"
-    subprocess.run(
-        [python, HERE / "peers/make_gguf.py", folder, "q4_0", "q4_k_m"], check=True, stderr=subprocess.DEVNULL
-    )
-    specs = [workers.narrows_spec(folder, "q4", **sizes)]
-    for kind in ("q4_0", "q4_k_m"):
-        specs.append(workers.llamacpp_spec(folder, kind, flash=True, **sizes))
+def choose_engines(arguments: argparse.Namespace) -> list[engines.Engine]:
+    chosen = engines.choose(arguments.peers, arguments.kinds)
     if arguments.no_flash:
-        specs.append(workers.llamacpp_spec(folder, "q4_0", flash=False, **sizes))
-    one_stream = {**sizes, "streams": 1}
-    cold = [workers.narrows_spec(folder, "q4", **one_stream)]
-    cold += [workers.llamacpp_spec(folder, kind, flash=True, **one_stream) for kind in ("q4_0", "q4_k_m")]
-    rows = measure_cold(name, cold, arguments.rounds)
-    pool = _core.ThreadPool(arguments.threads)
-    with ExitStack() as stack:
-        running = [stack.enter_context(workers.Worker(spec)) for spec in specs]
-        rates, bandwidths, peaks = measure_rounds(running, arguments.rounds, pool)
-        rows += make_rows(name, running, rates, statistics.median(bandwidths), statistics.median(peaks))
-    return rows
+        chosen += [
+            engines.Engine(engine.peer, engine.kind, " no-fa", ("--flash", "0"))
+            for engine in chosen
+            if engine.peer == "llamacpp" and engine.kind == "q4_0"
+        ]
+    return chosen
+
+
+def run_shape(name: str, arguments: argparse.Namespace, pool: _core.ThreadPool) -> list[Row]:
+    folder = arguments.folder / name
+    make_model(name, folder, arguments.tokenizers)
+    race = rounds.Race(
+        name,
+        shapes.read(folder),
+        folder,
+        choose_engines(arguments),
+        arguments.threads,
+        arguments.rounds,
+    )
+    for engine in race.engines:
+        rounds.note(race, f"{engine.name}, converted weights")
+        try:
+            race.converted[engine] = engines.convert(engine, folder, again=arguments.reconvert)
+        except EngineError as error:
+            race.fail(engine, "", error)
+    asked = arguments.questions
+    rounds.measure_starts(race, asked)
+    questions = [question for question in QUESTIONS.values() if question.name in asked]
+    together = arguments.together or (not arguments.by_turns and rounds.fits_together(race))
+    if questions and together:
+        rounds.race_together(race, questions, pool)
+    elif questions:
+        rounds.race_by_turns(race, questions, pool)
+    return rounds.make_rows(race, asked)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    known = [*shapes.SHAPES, EMBEDDED]
+    parser.add_argument("shapes", nargs="*", default=DEFAULT_SHAPES, help=f"of {', '.join(known)}")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=HERE / ".models",
+        help="where checkpoints are made",
+    )
+    parser.add_argument("--tokenizers", type=Path, help="folder with gpt2/ and qwen/ tokenizer.json")
+    peers = [peer for peer in engines.PEERS if peer != engines.OURS]
+    parser.add_argument("--peers", nargs="*", choices=peers, default=peers)
+    kinds = sorted({kind for _, _, kinds in engines.PEERS.values() for kind in kinds})
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=[], help="weights; default: all")
+    parser.add_argument("--questions", nargs="+", choices=ORDER, default=list(ORDER))
+    parser.add_argument(
+        "--no-flash",
+        action="store_true",
+        help="llama.cpp without flash attention as well",
+    )
+    parser.add_argument("--reconvert", action="store_true", help="convert again, timed in this run")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=_core.effective_cpus())
+    parser.add_argument("--out", type=Path, help="JSON lines are appended here; default: in results/")
+    memory = parser.add_mutually_exclusive_group()
+    memory.add_argument("--together", action="store_true", help="all engines loaded at once, fit or not")
+    memory.add_argument("--by-turns", action="store_true", help="one engine loaded at a time")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.shapes if name not in known]
+    if unknown:
+        parser.error(f"unknown shape {unknown[0]}: one of {', '.join(known)}")
+    return arguments
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shapes", nargs="*", default=["qwen3-0.6b", "llama-3.2-1b"])
-    parser.add_argument("--folder", type=Path, default=HERE / ".models", help="where checkpoints are made")
-    parser.add_argument(
-        "--tokenizers", type=Path, required=True, help="folder with gpt2/ and qwen/ tokenizer.json"
-    )
-    parser.add_argument("--no-flash", action="store_true", help="llama.cpp without flash attention as well")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=_core.effective_cpus())
-    arguments = parser.parse_args()
-    rows = []
+    arguments = parse()
+    pool = _core.ThreadPool(arguments.threads)
+    target = arguments.out or HERE / "results" / f"cpu-{_core.isa()}.jsonl"
+    rows: list[Row] = []
     for name in arguments.shapes:
-        rows += run_shape(name, arguments.folder / name, arguments)
-    print_table(rows)
-    print_ratios(rows)
-    facts = machine_facts()
-    target = HERE / "results" / f"cpu-{_core.isa()}.jsonl"
-    target.parent.mkdir(exist_ok=True)
-    with target.open("a") as out:
-        for row in rows:
-            out.write(json.dumps({"time": int(time.time()), **facts, **asdict(row)}) + "\n")
+        made = run_shape(name, arguments, pool)
+        report.append(made, report.machine_facts(), target)  # at once: a later shape may take hours
+        rows += made
+    print("\n".join([*report.table(rows), *report.ratios(rows)]))
 
 
 if __name__ == "__main__":

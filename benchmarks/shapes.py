@@ -48,6 +48,10 @@ class Shape:
 SHAPES = {
     "qwen3-0.6b": Shape("qwen3", 1024, 28, 16, 8, 128, 3072, 151936, 1e6),
     "llama-3.2-1b": Shape("llama", 2048, 16, 32, 8, 64, 8192, 128256, 5e5, max_positions=131072),
+    "qwen3-4b": Shape("qwen3", 2560, 36, 32, 8, 128, 9728, 151936, 1e6),
+    "llama-3.1-8b": Shape(
+        "llama", 4096, 32, 32, 8, 128, 14336, 128256, 5e5, tied=False, max_positions=131072
+    ),
     "tiny": Shape("qwen3", 256, 2, 4, 2, 64, 512, 2048, 1e4, max_positions=4096),
 }
 
@@ -73,6 +77,24 @@ def config(shape: Shape) -> dict[str, object]:
         "tie_word_embeddings": shape.tied,
         "torch_dtype": "bfloat16",
     }
+
+
+def read(folder: Path) -> Shape:
+    """The shape of any llama-like checkpoint, from its config.json."""
+    values = json.loads((folder / "config.json").read_text())
+    return Shape(
+        model_type=values["model_type"],
+        hidden=values["hidden_size"],
+        layers=values["num_hidden_layers"],
+        heads=values["num_attention_heads"],
+        kv_heads=values["num_key_value_heads"],
+        head_dim=values["head_dim"],
+        intermediate=values["intermediate_size"],
+        vocab=values["vocab_size"],
+        rope_theta=values["rope_theta"],
+        tied=values["tie_word_embeddings"],
+        max_positions=values["max_position_embeddings"],
+    )
 
 
 def to_bf16(x: np.ndarray) -> np.ndarray:

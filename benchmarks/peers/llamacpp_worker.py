@@ -1,5 +1,4 @@
-"""llama.cpp behind the worker protocol of cpu.py: one JSON command a line in, one JSON answer a
-line out.
+"""llama.cpp behind the worker protocol of cpu.py.
 
 Runs in llama.cpp's environment. Uses the low-level C interface through llama-cpp-python: no Python
 per-token layer beyond one call, greedy sampling by llama.cpp's own sampler.
@@ -7,80 +6,90 @@ per-token layer beyond one call, greedy sampling by llama.cpp's own sampler.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import json
-import os
 import sys
 import time
 
 import llama_cpp as lc
-import numpy as np
+import protocol
+
+BATCH = 2048  # tokens in one llama_decode
+CELLS = 256  # a stream's share of the KV cache is a multiple of this
 
 
 class Model:
-    """One loaded GGUF and a context of up to 8 sequences."""
+    """One loaded GGUF, and a context for every number of streams that was asked for.
 
-    def __init__(self, path: str, threads: int, context: int, streams: int, flash: bool) -> None:
+    llama.cpp divides a context's KV cache among its streams; one unified cache would make every
+    stream's attention pass over the others' tokens.
+    """
+
+    def __init__(self, path: str, threads: int, context: int, *, flash: bool) -> None:
         lc.llama_backend_init()
         lc.llama_log_set(_QUIET, ctypes.c_void_p(0))
-        started = time.perf_counter()
-        params = lc.llama_model_default_params()
-        self.model = lc.llama_model_load_from_file(path.encode(), params)
+        self.model = lc.llama_model_load_from_file(path.encode(), lc.llama_model_default_params())
         if not self.model:
             raise SystemExit(f"llama.cpp cannot load {path}")
-        options = lc.llama_context_default_params()
-        options.n_ctx = context * streams
-        options.n_batch = 2048
-        options.n_ubatch = 512
-        options.n_seq_max = streams
-        options.n_threads = options.n_threads_batch = threads
-        options.flash_attn_type = (
-            lc.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash else lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        )
-        self.context = lc.llama_init_from_model(self.model, options)
-        if not self.context:
-            raise SystemExit("llama.cpp cannot make a context")
-        self.vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(self.model))
+        self.threads, self.context, self.flash = threads, context, flash
+        self.contexts: dict[tuple[int, int], object] = {}
         self.sampler = lc.llama_sampler_chain_init(lc.llama_sampler_chain_default_params())
         lc.llama_sampler_chain_add(self.sampler, lc.llama_sampler_init_greedy())
-        self.batch = lc.llama_batch_init(2048, 0, 1)
-        self.load_s = time.perf_counter() - started
+        self.batch = lc.llama_batch_init(BATCH, 0, 1)
 
-    def decode(self, rows: list[tuple[int, int, int, bool]]) -> None:
-        """Runs (token, position, sequence, wants logits) rows."""
-        for i, (token, position, sequence, logits) in enumerate(rows):
+    def make_context(self, streams: int, tokens: int) -> object:
+        """An empty context that holds `tokens` for each stream."""
+        cells = self.context if streams == 1 else -(-tokens // CELLS) * CELLS
+        made = self.contexts.get((streams, cells))
+        if made is None:
+            options = lc.llama_context_default_params()
+            options.n_ctx = cells * streams
+            options.n_batch, options.n_ubatch, options.n_seq_max = BATCH, 512, streams
+            options.n_threads = options.n_threads_batch = self.threads
+            options.flash_attn_type = (
+                lc.LLAMA_FLASH_ATTN_TYPE_ENABLED if self.flash else lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            )
+            made = self.contexts[streams, cells] = lc.llama_init_from_model(self.model, options)
+            if not made:
+                raise RuntimeError(f"llama.cpp cannot make a context of {cells} x {streams} tokens")
+        lc.llama_memory_clear(lc.llama_get_memory(made), True)
+        return made
+
+    def decode(self, context: object, rows: list[tuple[int, int, int, bool]]) -> None:
+        """Runs (token, position, stream, wants logits) rows."""
+        for i, (token, position, stream, logits) in enumerate(rows):
             self.batch.token[i] = token
             self.batch.pos[i] = position
             self.batch.n_seq_id[i] = 1
-            self.batch.seq_id[i][0] = sequence
+            self.batch.seq_id[i][0] = stream
             self.batch.logits[i] = logits
         self.batch.n_tokens = len(rows)
-        if lc.llama_decode(self.context, self.batch) != 0:
-            raise SystemExit("llama_decode failed")
+        if lc.llama_decode(context, self.batch) != 0:
+            raise RuntimeError("llama_decode failed")
 
-    def clear(self) -> None:
-        lc.llama_memory_clear(lc.llama_get_memory(self.context), True)
-
-    def sample(self, row: int) -> int:
-        return lc.llama_sampler_sample(self.sampler, self.context, row)
+    def prefill(self, context: object, prompts: list[list[int]]) -> list[int]:
+        """The first token of every prompt; as many prompts share a batch as it holds."""
+        last = len(prompts[0]) - 1
+        rows = [(t, i, stream, i == last) for stream, p in enumerate(prompts) for i, t in enumerate(p)]
+        tokens = []
+        for begin in range(0, len(rows), BATCH):
+            part = rows[begin : begin + BATCH]
+            self.decode(context, part)
+            ends = [row for row, (_, _, _, logits) in enumerate(part) if logits]
+            tokens += [lc.llama_sampler_sample(self.sampler, context, row) for row in ends]
+        return tokens
 
     def generate(self, prompts: list[list[int]], max_tokens: int) -> dict[str, float]:
-        """Greedy tokens for all prompts at once: seconds to the first token of all, and for the rest."""
-        self.clear()
-        started = time.perf_counter()
-        tokens = []
-        for sequence, prompt in enumerate(prompts):
-            last = len(prompt) - 1
-            for begin in range(0, len(prompt), 2048):
-                part = prompt[begin : begin + 2048]
-                self.decode([(t, begin + i, sequence, begin + i == last) for i, t in enumerate(part)])
-            tokens.append(self.sample(-1))
-        first = time.perf_counter()
         position = len(prompts[0])
+        context = self.make_context(len(prompts), position + max_tokens)
+        started = time.perf_counter()
+        tokens = self.prefill(context, prompts)
+        first = time.perf_counter()
         for _ in range(max_tokens - 1):
-            self.decode([(token, position, sequence, True) for sequence, token in enumerate(tokens)])
-            tokens = [self.sample(row) for row in range(len(tokens))]
+            self.decode(
+                context,
+                [(token, position, stream, True) for stream, token in enumerate(tokens)],
+            )
+            tokens = [lc.llama_sampler_sample(self.sampler, context, row) for row in range(len(tokens))]
             position += 1
         return {"first_s": first - started, "rest_s": time.perf_counter() - first}
 
@@ -91,38 +100,18 @@ def _QUIET(level: int, text: bytes, data: object) -> None:
         sys.stderr.buffer.write(text)
 
 
-def peak_bytes() -> int:
-    """The process's peak resident memory (VmHWM)."""
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("gguf")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--context", type=int, default=1024)
-    parser.add_argument("--streams", type=int, default=8)
+    answers = protocol.claim_stdout()
+    parser = protocol.worker_arguments(__doc__)
     parser.add_argument("--flash", type=int, default=1)
     arguments = parser.parse_args()
     model = Model(
-        arguments.gguf, arguments.threads, arguments.context, arguments.streams, bool(arguments.flash)
+        str(arguments.model),
+        arguments.threads,
+        arguments.context,
+        flash=bool(arguments.flash),
     )
-    print(
-        json.dumps({"ready": True, "load_s": model.load_s, "bytes": os.path.getsize(arguments.gguf)}),
-        flush=True,
-    )
-    for line in sys.stdin:
-        command = json.loads(line)
-        if command["op"] == "generate":
-            rng = np.random.default_rng(command.get("seed", 1))
-            prompts = rng.integers(1000, 50000, (command["streams"], command["prompt"])).tolist()
-            answer = model.generate(prompts, command["tokens"])
-        elif command["op"] == "memory":
-            answer = {"peak_bytes": float(peak_bytes())}
-        else:
-            raise SystemExit(f"unknown op {command['op']}")
-        print(json.dumps(answer), flush=True)
+    protocol.serve(answers, model, protocol.weight_bytes(arguments.model))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Turns a folder made by shapes.py into GGUF files for llama.cpp: bf16 first, then its own
+"""Turns a folder made by shapes.py into a GGUF file for llama.cpp: bf16 first, then its own
 quantizer.
 
 Runs in llama.cpp's environment (llama-cpp-python, gguf, numpy). The tokenizer is written too, so
@@ -63,7 +63,10 @@ def add_tokenizer(writer: gguf.GGUFWriter, path: Path, vocab: int) -> None:
             tokens[index], kinds[index] = token, gguf.TokenType.NORMAL
     for entry in data.get("added_tokens", []):
         if entry["id"] < vocab:
-            tokens[entry["id"]], kinds[entry["id"]] = entry["content"], gguf.TokenType.CONTROL
+            tokens[entry["id"]], kinds[entry["id"]] = (
+                entry["content"],
+                gguf.TokenType.CONTROL,
+            )
     merges = [m if isinstance(m, str) else " ".join(m) for m in data["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2" if vocab > 150000 else "gpt-2")
@@ -135,19 +138,15 @@ def quantize(source: Path, target: Path, kind: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("kinds", nargs="+", choices=sorted(FILE_TYPES))
+    parser.add_argument("kind", choices=sorted(FILE_TYPES))
+    parser.add_argument("target", type=Path)
     arguments = parser.parse_args()
-    full = arguments.folder / "bf16.gguf"
-    for kind in arguments.kinds:
-        target = arguments.folder / f"{kind}.gguf"
-        if target.exists():
-            continue
-        if not full.exists():
-            write_bf16(arguments.folder, full.with_suffix(".part"))
-            full.with_suffix(".part").rename(full)
-        quantize(full, target.with_suffix(".part"), kind)
-        target.with_suffix(".part").rename(target)
-    full.unlink(missing_ok=True)
+    full = arguments.target.with_suffix(".bf16")
+    try:
+        write_bf16(arguments.folder, full)
+        quantize(full, arguments.target, arguments.kind)
+    finally:
+        full.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
