@@ -1,6 +1,6 @@
 """Draws docs/cpu.svg: Narrows and its peers as grouped bars, from the JSON lines of cpu.py.
 
-Takes the newest row of every shape, engine and question. A peer that failed is drawn with its
+Takes the newest run of every shape and question. A peer that failed is drawn with its
 error. Follows the reader's light or dark theme; needs nothing but Python.
 """
 
@@ -43,12 +43,13 @@ JsonRow = dict[str, object]
 
 
 def read_rows(files: Sequence[Path]) -> list[JsonRow]:
-    """Rows of all files, the newest of every (shape, engine, question)."""
-    newest: dict[tuple[object, object, object], JsonRow] = {}
+    """For every shape and question the rows of the newest run that asked it: runs are not comparable."""
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines() if line.strip()]
-    for row in sorted(rows, key=lambda row: row["time"]):
-        newest[row["shape"], row["engine"], row["question"]] = row
-    return list(newest.values())
+    newest: dict[tuple[str, str], float] = {}
+    for row in rows:
+        key = row["shape"], row["question"]
+        newest[key] = max(newest.get(key, 0), row["time"])
+    return [row for row in rows if row["time"] == newest[row["shape"], row["question"]]]
 
 
 def number(row: JsonRow, key: str) -> float | None:

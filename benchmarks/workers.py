@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import subprocess
 import tempfile
@@ -34,9 +35,10 @@ class WorkerSpec:
 
 
 def last_words(text: str) -> str:
-    """The end of what a failed process said: its last lines, shortened."""
+    """The end of what a failed process said: its last lines, shortened, without this machine's folders."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " | ".join(lines[-2:])[-ERROR_CHARS:] or "it said nothing"
+    said = re.sub(r"(?:/[\w.+-]+)+/([\w.+-]+)", r"\1", " | ".join(lines[-2:]))
+    return said[-ERROR_CHARS:] or "it said nothing"
 
 
 class Worker:
@@ -76,7 +78,7 @@ class Worker:
             raise EngineError(f"ended with {code}: {last_words(self._log.read())}")
         answer: dict[str, float] = json.loads(line)
         if "error" in answer:
-            raise EngineError(str(answer["error"])[:ERROR_CHARS])
+            raise EngineError(last_words(str(answer["error"])))
         return answer
 
     def ask(self, op: str, **fields: int) -> dict[str, float]:
@@ -89,6 +91,7 @@ class Worker:
 
     def close(self) -> None:
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         with contextlib.suppress(OSError):  # the worker may be gone already
             self.process.stdin.close()
         try:
@@ -96,6 +99,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.process.stdout.close()
         self._log.close()
 
     def __enter__(self) -> Worker:
