@@ -110,7 +110,9 @@ def tensors(shape: Shape) -> Iterator[tuple[str, np.ndarray]]:
     def noise(rows: int, cols: int, std: float) -> np.ndarray:
         return to_bf16(rng.standard_normal((rows, cols), dtype=np.float32) * std)
 
-    ones = lambda n: to_bf16(np.ones(n, dtype=np.float32))  # noqa: E731
+    def ones(count: int) -> np.ndarray:
+        return to_bf16(np.ones(count, dtype=np.float32))
+
     yield "model.embed_tokens.weight", noise(shape.vocab, shape.hidden, 0.03)
     sizes = {
         "self_attn.q_proj": (shape.heads * shape.head_dim, shape.hidden),

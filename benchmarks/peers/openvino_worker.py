@@ -16,7 +16,7 @@ import protocol
 
 MAX_STREAMS = 32
 KV_BLOCK = 32  # tokens in a block of the CPU plugin's paged attention
-STEP_TOKENS = 256
+STEP_TOKENS = 2048
 
 
 class Model:
