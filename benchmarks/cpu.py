@@ -63,7 +63,8 @@ def run_shape(name: str, arguments: argparse.Namespace, pool: _core.ThreadPool) 
     for engine in race.engines:
         rounds.note(race, f"{engine.name}, converted weights")
         try:
-            race.converted[engine] = engines.convert(engine, folder, again=arguments.reconvert)
+            again = arguments.reconvert and not engine.suffix  # a second setting shares the weights
+            race.converted[engine] = engines.convert(engine, folder, again=again)
         except EngineError as error:
             race.fail(engine, "", error)
     asked = arguments.questions

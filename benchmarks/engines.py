@@ -29,6 +29,8 @@ PEERS: dict[str, tuple[str, str, dict[str, int]]] = {
     "ctranslate2": ("ctranslate2", ".ctranslate2", {"int8": 8}),
     "vllm": ("vllm", ".vllm", {"int4": 4, "int8": 8}),
 }
+# What was the fastest for one question and not for another: (peer, kind) -> suffix and worker options.
+SECOND_SETTINGS = {("openvino", "int4"): (" dq32", ("--dynamic-group", "32"))}
 CONVERT_TIMEOUT_S = 7200
 
 
@@ -87,7 +89,11 @@ class Engine:
 def choose(peers: Sequence[str], kinds: Sequence[str]) -> list[Engine]:
     """The engines of the named peers, all or those of the named kinds; Narrows always comes first."""
     named = [peer for peer in PEERS if peer == OURS or peer in peers]
-    found = [Engine(peer, kind) for peer in named for kind in PEERS[peer][2]]
+    found = []
+    for peer, kind in ((name, kind) for name in named for kind in PEERS[name][2]):
+        found.append(Engine(peer, kind))
+        if (peer, kind) in SECOND_SETTINGS:
+            found.append(Engine(peer, kind, *SECOND_SETTINGS[peer, kind]))
     return [engine for engine in found if not kinds or engine.kind in kinds]
 
 

@@ -13,6 +13,9 @@ import time
 import llama_cpp as lc
 import protocol
 
+# Tried on an AVX-512 VNNI core, one thread, qwen3-0.6b Q4_0, each against this setting in the same run:
+# no flash attention: decode 0.75, prefill 0.95, 8 streams 0.95. KV in Q8_0 instead of float16: 1.0 at
+# 32 tokens, 0.74 at 1024. 128 tokens a ubatch instead of 512: 1.0.
 BATCH = 2048  # tokens in one llama_decode
 CELLS = 256  # a stream's share of the KV cache is a multiple of this
 

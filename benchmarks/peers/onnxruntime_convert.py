@@ -12,6 +12,8 @@ from pathlib import Path
 
 import hf_folder
 
+# Against its default, blocks of 32, in the same run (one thread, qwen3-0.6b): decode 1.4, prefill 1.3,
+# 8 streams 1.3. Groups of 128 are also what OpenVINO and Narrows have.
 BLOCK = 128
 
 
