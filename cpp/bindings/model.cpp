@@ -126,14 +126,15 @@ void init_model(PyModel* self, int32_t hidden, int32_t vocab, int32_t max_positi
                 float norm_eps, float embedding_scale, float final_softcap,
                 const std::vector<std::pair<Array, float>>& ropes, const std::vector<const PyLayer*>& layers,
                 nb::handle embedding, std::optional<Array> position_rows, const PyNorm* final_norm,
-                const PyLinear& head) {
+                const PyLinear& head, bool int8_attention) {
   PyModel model{.native = {.hidden = hidden,
                            .vocab = vocab,
                            .max_positions = max_positions,
                            .norm = parse_norm(norm),
                            .norm_eps = norm_eps,
                            .embedding_scale = embedding_scale,
-                           .final_softcap = final_softcap},
+                           .final_softcap = final_softcap,
+                           .int8_attention = int8_attention},
                 .final_norm = value_or_absent(final_norm),
                 .head = head};
   set_ropes(model, ropes);
@@ -177,7 +178,7 @@ void bind_model(nb::module_& m) {
   nb::class_<PyModel>(m, "Model")
       .def("__init__", &init_model, nb::kw_only(), "hidden"_a, "vocab"_a, "max_positions"_a, "norm"_a,
            "norm_eps"_a, "embedding_scale"_a, "final_softcap"_a, "ropes"_a, "layers"_a, "embedding"_a,
-           "position_rows"_a.noconvert().none(), "final_norm"_a.none(), "head"_a);
+           "position_rows"_a.noconvert().none(), "final_norm"_a.none(), "head"_a, "int8_attention"_a = false);
 }
 
 }  // namespace narrows::python

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "narrows/kernels.h"
+#include "ops/stream_ahead.h"
 
 namespace narrows {
 
@@ -37,7 +38,18 @@ bool has_avx512vnni() {
 }
 #endif
 
+int64_t stream_ahead() {
+#if defined(NARROWS_X86)
+  __builtin_cpu_init();
+  if (__builtin_cpu_is("amd")) return 512;
+#endif
+  return 2048;
+}
+
 }  // namespace
+
+// Here and not in src/ops: initializers there would be compiled with instructions this CPU may lack.
+extern const int64_t kStreamAhead = stream_ahead();
 
 const Kernels* kernels_for(Isa isa) {
 #if defined(NARROWS_X86)

@@ -42,7 +42,11 @@ inline void cpu_relax() {
 /// length.
 template <typename F>
 void wait_while_equal(std::atomic<uint32_t>& word, uint32_t old, std::chrono::nanoseconds& spin,
-                      std::chrono::microseconds yield_for, F&& core_is_shared) {
+                      std::chrono::microseconds yield_for, F&& core_is_shared, Ahead* ahead = nullptr) {
+  constexpr int kLinesPerPoll = 4;  // about as long as a few pauses when the memory is busy
+  while (ahead != nullptr && ahead->fetch(kLinesPerPoll)) {
+    if (word.load(std::memory_order_acquire) != old) return;
+  }
   for (int i = 0; i < kPollsPerClock; ++i) {
     if (word.load(std::memory_order_acquire) != old) return;
     cpu_relax();
@@ -80,8 +84,9 @@ struct ThreadPool::State {
   void execute(int thread);
   void fail(std::exception_ptr thrown);
   void stop_and_join();
-  void wait(std::atomic<uint32_t>& word, uint32_t old) {
-    wait_while_equal(word, old, barrier_spin, kYieldBarrier, [this] { return places.spread(pool_thread); });
+  void wait(std::atomic<uint32_t>& word, uint32_t old, Ahead* ahead = nullptr) {
+    wait_while_equal(
+        word, old, barrier_spin, kYieldBarrier, [this] { return places.spread(pool_thread); }, ahead);
   }
 
   const int size;
@@ -179,7 +184,7 @@ void ThreadPool::run(const std::function<void(int)>& body) {
   if (s.error) std::rethrow_exception(std::exchange(s.error, nullptr));
 }
 
-void ThreadPool::barrier() {
+void ThreadPool::barrier(Ahead* ahead) {
   State& s = *state_;
   if (s.size == 1) return;
   // `phase` before `failed`: whoever sees the phase that a failure has set also sees the failure, and whoever
@@ -191,7 +196,7 @@ void ThreadPool::barrier() {
     s.phase.fetch_add(1, std::memory_order_release);
     s.phase.notify_all();
   } else {
-    s.wait(s.phase, phase);
+    s.wait(s.phase, phase, ahead);
   }
   if (s.failed.load(std::memory_order_relaxed)) throw BarrierBroken{};
 }

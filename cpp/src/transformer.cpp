@@ -15,7 +15,7 @@ struct Transformer::State {
         kernels(k),
         max_rows(rows),
         buffers(model, pool.size(), rows),
-        counters(max_stages(model, rows)) {}
+        queues(pool.size()) {}
 
   const Model model;
   ThreadPool& pool;
@@ -23,7 +23,7 @@ struct Transformer::State {
   const int32_t max_rows;
   StepBuffers buffers;
   StepPlan plan;
-  std::vector<StageCounter> counters;
+  StageQueues queues;
   std::array<double, kOpGroups> op_times{};
   std::mutex one_step;
 };
@@ -37,7 +37,7 @@ void Transformer::step(KvPages& kv, const std::vector<SequenceInput>& batch, std
                        float* all_logits) {
   State& s = *state_;
   const std::lock_guard lock(s.one_step);
-  s.plan.build(batch, all_logits != nullptr);
+  s.plan.build(s.model, batch, all_logits != nullptr);
   out.resize(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {
     const size_t targets = batch[i].targets != nullptr ? batch[i].num_tokens : 0;
@@ -46,9 +46,9 @@ void Transformer::step(KvPages& kv, const std::vector<SequenceInput>& batch, std
     out[i].target_top.assign(targets, {});
   }
   if (s.plan.num_rows() == 0) return;
-  for (StageCounter& counter : s.counters) counter.next.store(0, std::memory_order_relaxed);
+  s.queues.reset();
   StepContext context{s.model, s.kernels, s.pool,     s.buffers,  s.plan,    batch,
-                      kv,      out,       all_logits, s.counters, s.op_times};
+                      kv,      out,       all_logits, s.queues, s.op_times};
   s.pool.run([&context](int thread) { StepWorker(context, thread).run(); });
 }
 

@@ -7,12 +7,9 @@ namespace narrows {
 
 void StepWorker::attention(const Layer& layer, int32_t index) {
   const auto each_task = [&](const std::vector<PlanPart>& parts, auto&& body) {
-    std::atomic<int32_t>& counter = next_counter();
-    const int32_t tasks = static_cast<int32_t>(parts.size()) * layer.kv_heads;
-    for (int32_t t = counter.fetch_add(1, std::memory_order_relaxed); t < tasks;
-         t = counter.fetch_add(1, std::memory_order_relaxed)) {
-      body(parts[t / layer.kv_heads], t % layer.kv_heads);
-    }
+    const int32_t count = static_cast<int32_t>(parts.size());
+    share_units(count * layer.kv_heads, Take::single,
+                [&](UnitRange t) { body(parts[t.begin % count], t.begin / count); });
   };
   each_task(c_.plan.store_parts, [&](const PlanPart& part, int32_t kv_head) {
     store_part(layer, index, part, kv_head);
@@ -79,6 +76,7 @@ void StepWorker::attend_part(const Layer& layer, int32_t index, const PlanPart& 
       .softcap = layer.attention_softcap,
       .kv_f32 = c_.kv.is_f32(),
       .causal = true,
+      .int8 = part.int8,
       .scratch = mine_.attention,
   };
   c_.kernels.attention(args);

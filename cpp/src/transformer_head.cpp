@@ -57,11 +57,9 @@ void StepWorker::head() {
     linear(c_.model.head, a, {.dst = b.logits, .ld = b.logits_ld, .columns = c_.model.head.w.n});
     barrier();
     lap(OpGroup::head);
-    std::atomic<int32_t>& counter = next_counter();
-    for (int32_t i = counter.fetch_add(1, std::memory_order_relaxed); i < rows;
-         i = counter.fetch_add(1, std::memory_order_relaxed)) {
-      finish_logits(wanted[first + i], b.logits + i * b.logits_ld);
-    }
+    share_units(rows, Take::single, [&](UnitRange i) {
+      finish_logits(wanted[first + i.begin], b.logits + i.begin * b.logits_ld);
+    });
     if (first + kHeadRows < wanted.size()) barrier();  // before the logits are overwritten
     lap(OpGroup::other);
   }

@@ -10,12 +10,6 @@ StepWorker::StepWorker(StepContext& context, int thread)
       mine_(context.buffers.workers[thread]),
       lap_begin_(std::chrono::steady_clock::now()) {}
 
-size_t max_stages(const Model& model, int32_t max_rows) {
-  constexpr size_t kLayerStages = 6;  // qkv, attention twice, out, up, down
-  constexpr size_t kHeadStages = 2;   // linear, sampling
-  return model.layers.size() * kLayerStages + (max_rows / kHeadRows + 1) * kHeadStages;
-}
-
 void StepWorker::lap(OpGroup group) {
   if (thread_ != 0) return;
   const auto now = std::chrono::steady_clock::now();
@@ -37,7 +31,7 @@ void StepWorker::layer(const Layer& layer, int32_t index) {
   barrier();
   lap(OpGroup::qkv);
   attention(layer, index);
-  barrier();
+  barrier_before(layer.out);
   lap(OpGroup::attention);
   const Activations attended = input(layer.out, b.attended, b.attended_ld, rows);
   if (layer.parallel_residual) {  // the MLP reads the same x, so the sum waits for it
@@ -45,12 +39,13 @@ void StepWorker::layer(const Layer& layer, int32_t index) {
     barrier();
     lap(OpGroup::out);
   } else {
-    finish_block(layer.out, attended, layer.post_attn, OpGroup::out);
+    finish_block(layer.out, attended, layer.post_attn, layer.up, OpGroup::out);
   }
-  mlp(layer);
+  mlp(layer, index + 1 < static_cast<int32_t>(c_.model.layers.size()) ? c_.model.layers[index + 1].qkv
+                                                                       : c_.model.head);
 }
 
-void StepWorker::mlp(const Layer& layer) {
+void StepWorker::mlp(const Layer& layer, const Linear& next) {
   const StepBuffers& b = c_.buffers;
   const int32_t rows = c_.plan.num_rows();
   const Activations normed = input(layer.up, b.x, b.hidden_ld, rows, &layer.norm_mlp);
@@ -60,7 +55,7 @@ void StepWorker::mlp(const Layer& layer) {
           .ld = b.mlp_ld,
           .columns = layer.intermediate,
           .activation = layer.activation});
-  barrier();
+  barrier_before(layer.down);
   lap(OpGroup::up);
   const Activations active = input(layer.down, b.mlp, b.mlp_ld, rows);
   if (layer.parallel_residual) {
@@ -70,15 +65,16 @@ void StepWorker::mlp(const Layer& layer) {
             .ld = b.hidden_ld,
             .columns = c_.model.hidden,
             .other = b.y});
-    barrier();
+    barrier_before(next);
     lap(OpGroup::down);
   } else {
-    finish_block(layer.down, active, layer.post_mlp, OpGroup::down);
+    finish_block(layer.down, active, layer.post_mlp, next, OpGroup::down);
   }
 }
 
 /// x += linear(input), or x += post(linear(input)): a norm needs the whole row, hence one more barrier.
-void StepWorker::finish_block(const Linear& l, const Activations& input, const Norm& post, OpGroup group) {
+void StepWorker::finish_block(const Linear& l, const Activations& input, const Norm& post, const Linear& next,
+                              OpGroup group) {
   const StepBuffers& b = c_.buffers;
   if (post.weight == nullptr) {
     linear(l, input,
@@ -88,7 +84,7 @@ void StepWorker::finish_block(const Linear& l, const Activations& input, const N
     barrier();
     add_normalized(post);
   }
-  barrier();
+  barrier_before(next);
   lap(group);
 }
 

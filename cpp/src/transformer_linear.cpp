@@ -8,14 +8,13 @@
 namespace narrows {
 namespace {
 
-// Three quarters of a stage are dealt out beforehand (long contiguous reads), the rest goes to whoever is
-// free: a thread that lost its core delays the others by one unit at most.
-constexpr int32_t kStaticNumerator = 3, kStaticDenominator = 4;
 constexpr int32_t kDirectRows = 16;  // up to here rows are written straight to a wide enough destination
 
-/// Panels per unit of work: small matrices need small units to be shared evenly.
-int32_t unit_panels(int32_t panels, int threads) {
-  return panels >= 4 * kTilePanels * threads ? kTilePanels : 2;
+/// Panels per unit of work. Gates come in pairs of panels, and the kernels like three at a time: six, or three
+/// where a panel is on its own. Small matrices need smaller units to be shared evenly.
+int32_t unit_panels(int32_t panels, int threads, bool pairs) {
+  if (panels < 4 * kTilePanels * threads) return 2;
+  return pairs ? kTilePanels : kTilePanels / 2;
 }
 
 /// Rows [rows.begin, rows.end) of `a`; begin is a multiple of kRowBlock, and so is end or it is the last row.
@@ -30,20 +29,29 @@ Activations slice(const PackedMatrix& w, Activations a, RowRange rows) {
   return a;
 }
 
+constexpr int64_t kAheadBytes = 96 * 1024;  // of a slice that is fetched during a barrier; L2 is 256 KiB or more
+constexpr int kAheadLines = 32;             // in flight while the inputs are prepared
+constexpr int32_t kStreamRows = 16;         // more rows: the multipliers are the limit, not the memory
+
 }  // namespace
+
+void StepWorker::barrier_before(const Linear& next) {
+  if (c_.plan.num_rows() > kStreamRows) return barrier();
+  const PackedMatrix& w = next.w;
+  const int64_t first = c_.queues.first_unit(thread_, w.panels()) * w.panel_bytes();
+  const int64_t left = w.bytes() - first;
+  Ahead ahead{w.data + first, w.data + first + std::min(left, kAheadBytes)};
+  c_.pool.barrier(&ahead);
+  ahead.fetch(kAheadLines);
+}
 
 void StepWorker::linear(const Linear& linear, const Activations& input, const Epilogue& epilogue) {
   const int32_t panels = linear.w.panels();
-  const int32_t unit = unit_panels(panels, threads_);
-  const int32_t units = (panels + unit - 1) / unit;
-  const int32_t share = threads_ == 1 ? units : units * kStaticNumerator / kStaticDenominator / threads_;
-  linear_panels(linear, input, epilogue, std::min(panels, thread_ * share * unit),
-                std::min(panels, (thread_ + 1) * share * unit));
-  std::atomic<int32_t>& counter = next_counter();
-  for (int32_t u = threads_ * share + counter.fetch_add(1, std::memory_order_relaxed); u < units;
-       u = threads_ * share + counter.fetch_add(1, std::memory_order_relaxed)) {
-    linear_panels(linear, input, epilogue, u * unit, std::min(panels, (u + 1) * unit));
-  }
+  const int32_t unit = unit_panels(panels, threads_, epilogue.kind == Epilogue::Kind::gate);
+  const Take how = input.rows <= kStreamRows ? Take::half : Take::single;
+  share_units((panels + unit - 1) / unit, how, [&](UnitRange u) {
+    linear_panels(linear, input, epilogue, u.begin * unit, std::min(panels, u.end * unit));
+  });
 }
 
 void StepWorker::linear_panels(const Linear& linear, const Activations& input, const Epilogue& epilogue,

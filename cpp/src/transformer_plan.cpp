@@ -10,6 +10,7 @@ namespace {
 constexpr int32_t kWholeRows = 2 * kQueryTile;
 constexpr int32_t kStoreRows = 64;
 constexpr int32_t kAttendRows = 4 * kQueryTile;
+constexpr int32_t kInt8AttendRows = 64;  // a packed chunk of keys is shared by more queries
 
 bool wants_logits(const SequenceInput& sequence, int32_t index) {
   if (sequence.targets != nullptr && sequence.targets[index] >= 0) return true;
@@ -18,7 +19,7 @@ bool wants_logits(const SequenceInput& sequence, int32_t index) {
 
 }  // namespace
 
-void StepPlan::build(const std::vector<SequenceInput>& batch, bool all_logits) {
+void StepPlan::build(const Model& model, const std::vector<SequenceInput>& batch, bool all_logits) {
   rows.clear();
   store_parts.clear();
   attend_parts.clear();
@@ -31,12 +32,17 @@ void StepPlan::build(const std::vector<SequenceInput>& batch, bool all_logits) {
       rows.push_back({sequence.tokens[i], sequence.start + i});
       if (all_logits || wants_logits(sequence, i)) head_rows.push_back({s, i, row0 + i});
     }
-    const bool whole = count <= kWholeRows;
+    const int32_t int8_rows =
+        model.int8_attention ? std::clamp(sequence.prompt_tokens - sequence.start, 0, count) : 0;
+    const bool whole = count <= kWholeRows && (int8_rows == 0 || int8_rows == count);
     for (int32_t i = 0; i < count; i += kStoreRows) {
-      store_parts.push_back({s, i, std::min(kStoreRows, count - i), row0 + i, whole});
+      store_parts.push_back({s, i, std::min(kStoreRows, count - i), row0 + i, whole, int8_rows > 0});
     }
-    for (int32_t i = 0; i < count && !whole; i += kAttendRows) {
-      attend_parts.push_back({s, i, std::min(kAttendRows, count - i), row0 + i, true});
+    if (whole) continue;
+    for (int32_t i = 0, end = 0; i < count; i = end) {
+      const bool int8 = i < int8_rows;
+      end = int8 ? std::min(i + kInt8AttendRows, int8_rows) : std::min(i + kAttendRows, count);
+      attend_parts.push_back({s, i, end - i, row0 + i, true, int8});
     }
   }
   std::reverse(attend_parts.begin(), attend_parts.end());

@@ -19,6 +19,7 @@ struct PlanPart {
   int32_t rows = 0;
   int32_t row = 0;
   bool attend = false;  // of a store part: few enough rows that the same task also attends
+  bool int8 = false;    // in integers: rows of a prompt, Model::int8_attention
 };
 
 /// A row whose logits are wanted.
@@ -31,7 +32,7 @@ struct PlanHeadRow {
 class StepPlan {
  public:
   /// Refills the lists; keeps their memory.
-  void build(const std::vector<SequenceInput>& batch, bool all_logits);
+  void build(const Model& model, const std::vector<SequenceInput>& batch, bool all_logits);
 
   std::vector<PlanRow> rows;
   std::vector<PlanPart> store_parts;   // first phase of attention: rope, keys and values into their pages

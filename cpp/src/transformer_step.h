@@ -3,22 +3,17 @@
 // what never changes a bit of the result: sums are never split.
 #pragma once
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "narrows/transformer.h"
+#include "stage_queues.h"
 #include "transformer_buffers.h"
 #include "transformer_plan.h"
 
 namespace narrows {
-
-/// Next unit of work of one stage; a cache line each.
-struct alignas(64) StageCounter {
-  std::atomic<int32_t> next{0};
-};
 
 /// What the threads of a step share.
 struct StepContext {
@@ -31,7 +26,7 @@ struct StepContext {
   KvPages& kv;
   std::vector<SequenceOutput>& out;
   float* all_logits;
-  std::vector<StageCounter>& counters;  // zero at the start of a step
+  StageQueues& queues;  // reset at the start of a step
   std::array<double, kOpGroups>& op_times;
 };
 
@@ -64,8 +59,9 @@ class StepWorker {
  private:
   // transformer_layer.cpp
   void layer(const Layer& layer, int32_t index);
-  void mlp(const Layer& layer);
-  void finish_block(const Linear& linear, const Activations& input, const Norm& post, OpGroup group);
+  void mlp(const Layer& layer, const Linear& next);
+  void finish_block(const Linear& linear, const Activations& input, const Norm& post, const Linear& next,
+                    OpGroup group);
 
   // transformer_input.cpp: rows into and between the linears
   void embed();
@@ -98,9 +94,19 @@ class StepWorker {
 
   /// The rows this thread takes of `rows`, in whole row blocks where there are many.
   RowRange share(int32_t rows) const;
-  /// The counter of the next stage; all threads ask in the same order.
-  std::atomic<int32_t>& next_counter() { return c_.counters[stage_++].next; }
+  /// body(range) for all units of the next stage this thread gets; all threads come here in the same order.
+  template <typename Body>
+  void share_units(int32_t units, Take how, Body&& body) {
+    const size_t stage = stage_++;
+    c_.queues.enter(stage, thread_);
+    for (UnitRange u = c_.queues.take(stage, thread_, units, how); !u.empty();
+         u = c_.queues.take(stage, thread_, units, how)) {
+      body(u);
+    }
+  }
   void barrier() { c_.pool.barrier(); }
+  /// A barrier before the linear `next`: while it waits, this thread fetches its share of the weights.
+  void barrier_before(const Linear& next);
   /// Books the time since the last call (thread 0 only).
   void lap(OpGroup group);
 
@@ -111,8 +117,5 @@ class StepWorker {
   size_t stage_ = 0;
   std::chrono::steady_clock::time_point lap_begin_;
 };
-
-/// Upper bound of the stage counters a step uses.
-size_t max_stages(const Model& model, int32_t max_rows);
 
 }  // namespace narrows

@@ -22,7 +22,7 @@ inline constexpr uint16_t kNanHalf = 0x7e01;
 struct Shape {
   int heads = 1, head_dim = 64, start = 0, rows = 1, window = 0;
   float softcap = 0.0f;
-  bool f32 = false, causal = true;
+  bool f32 = false, causal = true, int8 = false;
 };
 
 struct Aligned {
@@ -108,6 +108,7 @@ class Case {
       a.scale = scale();
       a.softcap = shape_.softcap;
       a.kv_f32 = shape_.f32;
+      a.int8 = shape_.int8;
       a.causal = shape_.causal;
       a.scratch = scratch.data.get();
       kernels.attention(a);

@@ -27,7 +27,13 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 
 // Scores are about 2 in size and carry head_dim roundings of 2^-24 each; a score off by e scales a weight by
 // 1 + e. Values are about 1. So 1e-6 * (8 + sqrt(head_dim)) leaves a factor of some four.
-double tolerance(const Shape& s) { return 1e-6 * (8.0 + std::sqrt(static_cast<double>(s.head_dim))); }
+//
+// In integers: a query is about 2, a key 1, and their largest entries some three times that, so codes are off by
+// 0.012 and 0.006 (1/sqrt(12) of a step), a score by 0.012 * 1 + 0.006 * 2 in the root mean square, its weight by
+// as much of itself; values and weights add 0.006 and 0.004. Together about 0.02; five times that for the worst.
+double tolerance(const Shape& s) {
+  return s.int8 ? 0.1 : 1e-6 * (8.0 + std::sqrt(static_cast<double>(s.head_dim)));
+}
 
 // Checks up to `samples` (row, head) pairs, the last row among them.
 void check_reference(const Case& c, const std::vector<float>& out, int samples) {
@@ -81,6 +87,40 @@ TEST(random_shapes_match_the_definition_and_every_cut_gives_the_same_bits) {
     s.softcap = pick({0, 0, 1}) * 1.5f;
     s.f32 = pick({0, 1}) == 1;
     check_shape(s, seed, 12);
+  }
+}
+
+TEST(in_integers_every_cut_gives_the_same_bits_too) {
+  std::mt19937 random(8);
+  const auto pick = [&](std::initializer_list<int> from) {
+    return *(from.begin() + static_cast<int>(random() % from.size()));
+  };
+  for (uint32_t seed = 0; seed < 24; ++seed) {
+    Shape s{.int8 = true};
+    s.heads = pick({1, 2, 3, 8});
+    s.head_dim = pick({8, 17, 32, 40, 64, 80, 96, 128, 256});
+    s.start = pick({0, 0, 1, 15, 200, 256, 700});
+    s.rows = pick({1, 2, 9, 70, 140});
+    s.window = pick({0, 0, 5, 100, 300});
+    s.softcap = pick({0, 0, 1}) * 1.5f;
+    check_shape(s, 200 + seed, 12);
+  }
+  check_shape({.heads = 71, .head_dim = 8, .start = 30, .rows = 5, .int8 = true}, 230, 16);
+  check_shape({.heads = 2, .head_dim = 64, .rows = 300, .window = 20, .causal = false, .int8 = true}, 231, 40);
+}
+
+TEST(in_integers_a_value_that_is_not_finite_stays_with_the_rows_that_see_it) {
+  for (const Kernels* kernels : all_kernels()) {
+    Case c(*kernels, {.heads = 2, .head_dim = 32, .start = 240, .rows = 40, .int8 = true}, 240);
+    const std::vector<float> one(32, 0.5f);
+    std::vector<float> bad = one;
+    bad[13] = kNan;
+    c.put(260, one.data(), bad.data());
+    c.put(270, bad.data(), one.data());
+    const std::vector<float> out = c.run(*kernels, {40});
+    for (int row = 0; row < 40; ++row) {
+      CHECK(std::isfinite(out[static_cast<size_t>(row * c.out_ld())]) == (row < 20));
+    }
   }
 }
 

@@ -130,6 +130,7 @@ class Model:
         position_rows: Floats | None,
         final_norm: Norm | None,
         head: Linear,
+        int8_attention: bool = False,  # of prompt rows, over f16 pages
     ) -> None: ...
 
 class KvPages:
@@ -163,8 +164,8 @@ class Sampler:
         """(token, logprob, n best) for one row of logits: for tests."""
     def accept(self, token_id: int) -> None: ...
 
-# One sequence of a step: (token_ids, start, block_ids, sampler or None, targets, target_top)
-SequenceInput = tuple[Sequence[int], int, Sequence[int], Sampler | None, Sequence[int], int]
+# One sequence of a step: (token_ids, start, block_ids, sampler or None, targets, target_top, prompt_tokens)
+SequenceInput = tuple[Sequence[int], int, Sequence[int], Sampler | None, Sequence[int], int, int]
 # (token or -1 if not finite or None if no sampler, logprob, [(token, logprob)], [(logprob, [(token, logprob)]) per target row])
 SequenceOutput = tuple[
     int | None, float, list[tuple[int, float]], list[tuple[float, list[tuple[int, float]]]]

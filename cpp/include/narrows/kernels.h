@@ -33,6 +33,7 @@ struct AttentionArgs {
   float softcap = 0.0f;  // 0: none; else scores = cap * tanh(scores / cap)
   bool kv_f32 = false;
   bool causal = true;
+  bool int8 = false;  // over f16 pages: Q, K, P and V rounded to 8 bits (attention_int8.cpp)
   float* scratch =
       nullptr;  // attention_scratch_floats(...) floats owned by the calling thread, 64-byte aligned
 };

@@ -8,6 +8,19 @@
 
 namespace narrows {
 
+/// Memory that will be read soon: fetched into L2 by a thread that has nothing better to do.
+struct Ahead {
+  const uint8_t* at = nullptr;
+  const uint8_t* end = nullptr;
+
+  /// Asks for the next `lines` lines; false when there was nothing left to ask for.
+  bool fetch(int lines) {
+    if (at >= end) return false;
+    for (int i = 0; i < lines && at < end; ++i, at += 64) __builtin_prefetch(at, 0, 2);
+    return true;
+  }
+};
+
 class ThreadPool {
  public:
   explicit ThreadPool(int num_threads);  // >= 1; throws std::invalid_argument
@@ -20,8 +33,8 @@ class ThreadPool {
   /// exception thrown by any thread is rethrown here; the body must reach the same barriers on every thread
   /// or throw on all.
   void run(const std::function<void(int)>& body);
-  /// Inside run(): all threads wait for each other.
-  void barrier();
+  /// Inside run(): all threads wait for each other; while they do, they fetch `ahead` where one is given.
+  void barrier(Ahead* ahead = nullptr);
 
  private:
   struct State;

@@ -61,6 +61,9 @@ struct Model {
   Norm embedding_norm;                   // absent in decoder families of today
   Norm final_norm;
   Linear head;  // may share its bytes with `embedding`
+  /// Attention of prompt rows in integers, over f16 keys and values. Rows past the prompt stay in fp32: so a
+  /// token's result depends on its request alone, not on how steps cut or repeat it.
+  bool int8_attention = false;
 };
 
 /// Paged keys and values of all layers; blocks are numbered 0..num_blocks-1 and handed out by the caller.
@@ -95,6 +98,7 @@ struct SequenceInput {
   int32_t start = 0;                // position of the first token = tokens already in the KV pages
   const int32_t* blocks = nullptr;  // enough for start + num_tokens
   int32_t num_blocks = 0;
+  int32_t prompt_tokens = 0;  // of the request: rows before this position may use Model::int8_attention
   const Sampler* sampler = nullptr;  // draw a token after the last row; null: none wanted
   const int32_t* targets =
       nullptr;             // [num_tokens] token whose log-probability each row shall report, -1: none

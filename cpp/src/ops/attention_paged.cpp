@@ -16,7 +16,9 @@ int64_t attention_scratch_floats(int32_t /*heads: a tile holds kTileQueries vect
   const int64_t k = int64_t{kMaxStepBlocks} * kKvBlock * head_dim;
   const int64_t v = kKeyChunk * padded(head_dim);
   const int64_t scores = int64_t{kTileQueries} * kKeyChunk;
-  return k + v + scores + kTileQueries * (padded(head_dim) + padded(head_dim));
+  const int64_t floats = k + v + scores + kTileQueries * (padded(head_dim) + padded(head_dim));
+  const int64_t in_integers = attention_int8_floats(head_dim);
+  return floats > in_integers ? floats : in_integers;
 }
 #endif
 
@@ -41,7 +43,7 @@ KeyRange clip_to_chunk(Tile& t, int64_t key0) {
 
 // Scores of `blocks` K blocks from block b of the chunk on, for all groups that see one of their keys.
 template <typename Element>
-void score_step(Tile& t, int b, int blocks, const Element* const* keys) {
+void score_step(Tile& t, int b, int blocks, const Element* const* keys, const Element* const* after) {
   for (int g = 0; g < t.num_groups; ++g) {
     const Group group = t.groups[g];
     bool wanted = false;
@@ -49,25 +51,30 @@ void score_step(Tile& t, int b, int blocks, const Element* const* keys) {
       wanted |= t.begin[i] < (b + blocks) * kKvBlock && t.end[i] > b * kKvBlock && t.begin[i] < t.end[i];
     }
     if (!wanted) continue;
-    score_rows(group.count, blocks, t.q + int64_t{group.first} * t.args.head_dim, keys, t.args.head_dim,
-               t.scores + group.first * kKeyChunk + b * kKvBlock);
+    score_rows(group.count, blocks, t.q + int64_t{group.first} * t.args.head_dim, keys, after,
+               t.args.head_dim, t.scores + group.first * kKeyChunk + b * kKvBlock);
   }
 }
 
 void score_chunk(Tile& t, int64_t block0, int first_block, int end_block) {
   const int64_t block_floats = int64_t{t.args.head_dim} * kKvBlock;
-  // Few queries wait for memory: one page after the other, a single stream for the hardware to run ahead of.
-  const int step = reads_f16(t) ? 1 : kStepBlocks;
-  for (int b = first_block; b < end_block; b += step) {
-    const int blocks = smaller(step, end_block - b);
+  const auto k_or_v = [&](int b) {  // the page to be read `b - first_block` pages into this chunk
+    if (b < end_block) return page_of<uint16_t>(t, t.args.k_pages, block0 + b);
+    return page_of<uint16_t>(t, t.args.v_pages, block0 + smaller(b - end_block + first_block, end_block - 1));
+  };
+  for (int b = first_block; b < end_block; b += kStepBlocks) {
+    const int blocks = smaller(kStepBlocks, end_block - b);
     if (reads_f16(t)) {
-      const uint16_t* keys[kStepBlocks];
-      for (int i = 0; i < blocks; ++i) keys[i] = page_of<uint16_t>(t, t.args.k_pages, block0 + b + i);
-      score_step(t, b, blocks, keys);
+      const uint16_t *keys[kStepBlocks], *after[kStepBlocks];
+      for (int i = 0; i < blocks; ++i) {
+        keys[i] = k_or_v(b + i);
+        after[i] = k_or_v(b + blocks + i);
+      }
+      score_step(t, b, blocks, keys, after);
     } else {
       const float* keys[kStepBlocks];
       for (int i = 0; i < blocks; ++i) keys[i] = key_block(t, block0 + b + i, t.k + i * block_floats);
-      score_step(t, b, blocks, keys);
+      score_step(t, b, blocks, keys, keys);
     }
   }
 }
@@ -145,15 +152,20 @@ void accumulate_columns(const Tile& t, const ChunkValues<Element>& v, int from, 
   }
 }
 
-void accumulate_chunk(Tile& t, int64_t block0, const KeyRange& keys) {
+// `last_block`: the end of what the tile reads in later chunks.
+void accumulate_chunk(Tile& t, int64_t block0, int64_t last_block, const KeyRange& keys) {
   const int first = static_cast<int>(keys.begin) / kKvBlock;
   const int end = (static_cast<int>(keys.end) + kKvBlock - 1) / kKvBlock;
   if (reads_f16(t) && t.args.head_dim == t.ld) {
     ChunkValues<uint16_t> v;
     v.ld = t.ld;
     for (int b = first; b < end; ++b) v.data[b] = page_of<uint16_t>(t, t.args.v_pages, block0 + b);
-    // Few queries wait for memory: the pages are read in order, so that the hardware sees a stream.
-    for (int b = first; b < end; ++b) accumulate_columns(t, v, b * kKvBlock, (b + 1) * kKvBlock);
+    const int64_t next_chunk = block0 + kMaxChunkBlocks;
+    for (int b = first; b < end; ++b) {  // page by page: each is read once
+      v.after = v.data[smaller(b + 1, end - 1)];
+      if (b + 1 == end && next_chunk < last_block) v.after = page_of<uint16_t>(t, t.args.k_pages, next_chunk);
+      accumulate_columns(t, v, b * kKvBlock, (b + 1) * kKvBlock);
+    }
     return;
   }
   ChunkValues<float> v;
@@ -169,8 +181,7 @@ void accumulate_chunk(Tile& t, int64_t block0, const KeyRange& keys) {
 void finish_tile(const Tile& t) {
   const AttentionArgs& a = t.args;
   for (int i = 0; i < t.queries; ++i) {
-    const int64_t vector = t.query0 + i;
-    float* out = a.out + vector / a.heads * a.out_ld + vector % a.heads * a.head_dim;
+    float* out = result_at(a, t.query0 + i);
     const Vec total = broadcast(t.sum[i]);
     for (int d = 0; d < a.head_dim; d += kWidth) {
       store_partial(out + d, div(load(t.out + i * t.ld + d), total), smaller(kWidth, a.head_dim - d));
@@ -190,7 +201,7 @@ void attend_tile(Tile& t, int64_t query0, int queries) {
     for (int i = 0; i < queries; ++i) {
       if (t.begin[i] < t.end[i]) softmax_chunk(t, i);
     }
-    accumulate_chunk(t, key0 / kKvBlock, keys);
+    accumulate_chunk(t, key0 / kKvBlock, (end_key + kKvBlock - 1) / kKvBlock, keys);
   }
   finish_tile(t);
 }
@@ -198,6 +209,7 @@ void attend_tile(Tile& t, int64_t query0, int queries) {
 }  // namespace
 
 void attention(const AttentionArgs& args) {
+  if (args.int8 && !args.kv_f32) return attention_int8(args);
   Tile tile(args);
   const int64_t total = int64_t{args.rows} * args.heads;
   for (int64_t i = 0; i < total; i += kTileQueries) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "narrows/kernels.h"
+#include "ops/attention_keys.h"
 #include "ops/attention_tile.h"
 #include "vec/vec.h"
 
@@ -13,11 +14,6 @@ inline constexpr int kTileQueries =
     64;  // 64 x 256 scores, 64 x 128 queries and sums, a V chunk: 256 KB of L2
 inline constexpr int kMaxStepBlocks = 2;
 static_assert(kStepBlocks <= kMaxStepBlocks, "attention_scratch_floats reserves two K blocks");
-
-inline int64_t padded(int64_t head_dim) { return (head_dim + kKvBlock - 1) / kKvBlock * kKvBlock; }
-
-inline int smaller(int a, int b) { return a < b ? a : b; }
-inline int larger(int a, int b) { return a > b ? a : b; }
 
 // Query vectors [first, first + count) of a tile, multiplied together.
 struct Group {
@@ -46,22 +42,7 @@ struct Tile {
       end[kTileQueries];  // keys of the current chunk, relative to it; empty: begin >= end
 };
 
-struct KeyRange {
-  int64_t begin, end;
-};
-
-// The keys position p sees. Without causal the window reaches as far ahead as it does back.
-inline KeyRange visible_keys(const AttentionArgs& a, int64_t p) {
-  const int64_t keys = int64_t{a.start} + a.rows;
-  KeyRange range{0, a.causal ? p + 1 : keys};
-  if (a.window > 0) {
-    if (p + 1 - a.window > 0) range.begin = p + 1 - a.window;
-    if (p + a.window < range.end) range.end = p + a.window;
-  }
-  return range;
-}
-
-inline int64_t position_of(const Tile& t, int i) { return t.args.start + (t.query0 + i) / t.args.heads; }
+inline int64_t position_of(const Tile& t, int i) { return position_at(t.args, t.query0 + i); }
 
 inline void begin_tile(Tile& t, int64_t query0, int queries) {
   t.query0 = query0;
@@ -79,8 +60,7 @@ inline void begin_tile(Tile& t, int64_t query0, int queries) {
     const Group group = t.groups[g];
     float* packed = t.q + int64_t{group.first} * a.head_dim;
     for (int r = 0; r < group.count; ++r) {
-      const int64_t vector = query0 + group.first + r;
-      const float* q = a.q + vector / a.heads * a.q_ld + vector % a.heads * a.head_dim;
+      const float* q = query_at(a, query0 + group.first + r);
       for (int64_t d = 0; d < a.head_dim; ++d) packed[d * group.count + r] = q[d] * a.scale;
     }
   }
@@ -93,7 +73,7 @@ inline void begin_tile(Tile& t, int64_t query0, int queries) {
 
 template <typename Element>
 inline const Element* page_of(const Tile& t, const void* pages, int64_t block) {
-  return static_cast<const Element*>(pages) + t.args.blocks[block] * t.args.block_stride;
+  return page_at<Element>(t.args, pages, block);
 }
 
 // A single group reads f16 pages as they are; more of them share a copy in float.

@@ -25,10 +25,19 @@ inline constexpr int kMaxChunkBlocks = kKeyChunk / kKvBlock;
 inline Vec load_floats(const float* p) { return load(p); }
 inline Vec load_floats(const uint16_t* p) { return load_f16(p); }
 
+// f16 pages come from memory, one after the other from places far apart: while one is multiplied, the same
+// line of the page `after` it is asked for. Float copies are in cache.
+template <typename Element>
+inline void ask_for([[maybe_unused]] const Element* page, [[maybe_unused]] int64_t i) {
+  if constexpr (sizeof(Element) == 2) __builtin_prefetch(page + i);
+}
+constexpr int kHalvesPerLine = 32;
+
 // scores[r * kKeyChunk + key] = sum_d q[d * kRows + r] * k[key / 16][d * 16 + key % 16] for kVecs * kWidth
 // keys.
 template <int kRows, int kVecs, typename Element>
-inline void score_tile(const float* q, const Element* const* k, int head_dim, float* scores) {
+inline void score_tile(const float* q, const Element* const* k, const Element* const* after, int head_dim,
+                       float* scores) {
   Vec sum[kRows][kVecs];
   const Element* lane[kVecs];
   for (int j = 0; j < kVecs; ++j) lane[j] = k[j * kWidth / kKvBlock] + j * kWidth % kKvBlock;
@@ -36,6 +45,9 @@ inline void score_tile(const float* q, const Element* const* k, int head_dim, fl
     for (int j = 0; j < kVecs; ++j) sum[r][j] = broadcast(0.0f);
   }
   for (int64_t d = 0; d < head_dim; ++d) {
+    if (d % (kHalvesPerLine / kKvBlock) == 0) {
+      for (int b = 0; b < kVecs * kWidth / kKvBlock; ++b) ask_for(after[b], d * kKvBlock);
+    }
     Vec keys[kVecs];
     for (int j = 0; j < kVecs; ++j) keys[j] = load_floats(lane[j] + d * kKvBlock);
     for (int r = 0; r < kRows; ++r) {
@@ -48,11 +60,13 @@ inline void score_tile(const float* q, const Element* const* k, int head_dim, fl
   }
 }
 
-// The V of a chunk: block b at data[b], `ld` elements between tokens.
+// The V of a chunk: block b at data[b], `ld` elements between tokens; `after` is what will be read after the
+// block at hand.
 template <typename Element>
 struct ChunkValues {
   const Element* data[kMaxChunkBlocks];
   int64_t ld;
+  const Element* after = nullptr;
 };
 
 // out[r * out_ld + i] += sum over keys [begin, end) of p[r * kKeyChunk + key] * V[key][first + i], kVecs
@@ -67,8 +81,11 @@ inline void value_tile(const float* p, const ChunkValues<Element>& v, int begin,
   for (int key = begin; key < end;) {
     const int block = key / kKvBlock;
     const int stop = (block + 1) * kKvBlock < end ? (block + 1) * kKvBlock : end;
-    const Element* row = v.data[block] + (key % kKvBlock) * v.ld + first;
-    for (; key < stop; ++key, row += v.ld) {
+    const int64_t offset = (key % kKvBlock) * v.ld + first;
+    const Element* row = v.data[block] + offset;
+    const Element* after = (v.after != nullptr ? v.after : v.data[block]) + offset;
+    for (; key < stop; ++key, row += v.ld, after += v.ld) {
+      ask_for(after, 0);
       Vec values[kVecs];
       for (int j = 0; j < kVecs; ++j) values[j] = load_floats(row + j * kWidth);
       for (int r = 0; r < kRows; ++r) {
@@ -83,13 +100,13 @@ inline void value_tile(const float* p, const ChunkValues<Element>& v, int begin,
 }
 
 template <int kRows = kTileRows, typename Element>
-inline void score_rows(int rows, int blocks, const float* q, const Element* const* k, int head_dim,
-                       float* scores) {
+inline void score_rows(int rows, int blocks, const float* q, const Element* const* k,
+                       const Element* const* after, int head_dim, float* scores) {
   if (rows == kRows) {
-    if (blocks == kStepBlocks) return score_tile<kRows, kTileVecs>(q, k, head_dim, scores);
-    return score_tile<kRows, kKvBlock / kWidth>(q, k, head_dim, scores);
+    if (blocks == kStepBlocks) return score_tile<kRows, kTileVecs>(q, k, after, head_dim, scores);
+    return score_tile<kRows, kKvBlock / kWidth>(q, k, after, head_dim, scores);
   }
-  if constexpr (kRows > 1) score_rows<kRows - 1>(rows, blocks, q, k, head_dim, scores);
+  if constexpr (kRows > 1) score_rows<kRows - 1>(rows, blocks, q, k, after, head_dim, scores);
 }
 
 template <int kVecs, int kRows = kTileRows, typename Element>

@@ -3,6 +3,7 @@
 // taking several panels and rows at once.
 #include "linear_lanes.h"
 #include "linear_ops.h"
+#include "stream_ahead.h"
 
 namespace narrows::NARROWS_ISA_NAMESPACE {
 namespace {
@@ -17,7 +18,6 @@ constexpr int panels_for(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 constexpr int kRows = 1;
 constexpr int panels_for(int) { return 1; }
 #endif
-constexpr int64_t kAheadBytes = 2048;  // prefetch distance in every panel's stream
 
 template <Format kFormat>
 inline Lanes load_weights(const uint8_t* panel, int64_t k) {
@@ -62,10 +62,11 @@ void tile(const uint8_t* w, int64_t panel_bytes, int64_t k_end, const float* x, 
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) acc[p][r] = zero_lanes();
   }
+  const int64_t ahead = kStreamAhead;
   int64_t k = 0;
   for (; k + kPerLine <= k_end; k += kPerLine) {
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) prefetch(w + p * panel_bytes + k / kPerLine * 64 + kAheadBytes);
+    for (int p = 0; p < P; ++p) prefetch(w + p * panel_bytes + k / kPerLine * 64 + ahead);
 #pragma GCC unroll 2
     for (int i = 0; i < kPerLine; ++i) add_step<kFormat, R, P>(acc, w, panel_bytes, k + i, x, ld);
   }

@@ -3,6 +3,7 @@
 // they are widened every 4 lines. P8: u8 weights up to 255 would saturate, so |w| (u8) meets sign(w)*x:
 // 2*128*127 fits.
 #include "linear_ops.h"
+#include "stream_ahead.h"
 
 #if defined(NARROWS_ISA_AVX2)
 #include <immintrin.h>
@@ -11,7 +12,6 @@ namespace narrows::NARROWS_ISA_NAMESPACE {
 namespace {
 
 constexpr int kRows = 4;  // rows of a register tile: 8 int16 accumulators + 4 weights + 2 broadcasts
-constexpr int64_t kAheadBytes = 1024;  // prefetch distance; the hardware streamer stops at page ends
 
 /// Up to 4 rows of one block; four codes of row r at codes[j*stride + 4r], group g at scale[g*rows + r].
 struct Rows {
@@ -44,7 +44,7 @@ inline void add_p4_lines(const uint8_t* codes, const int8_t* a, int64_t stride, 
   __m256i part[R][2];
   for (int r = 0; r < R; ++r) part[r][0] = part[r][1] = _mm256_setzero_si256();
   for (int line = 0; line < 4; ++line, codes += 64, a += 2 * stride) {
-    _mm_prefetch(reinterpret_cast<const char*>(codes + kAheadBytes), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(codes + kStreamAhead), _MM_HINT_T0);
     for (int half = 0; half < 2; ++half) {
       const __m256i v = load(codes + 32 * half);
       const __m256i lo = _mm256_and_si256(v, low), hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
@@ -67,7 +67,7 @@ inline void add_p4_lines(const uint8_t* codes, const int8_t* a, int64_t stride, 
 template <int R>
 inline void add_p8_line(const uint8_t* codes, const int8_t* a, __m256i (&total)[R][2]) {
   const __m256i ones = _mm256_set1_epi16(1);
-  _mm_prefetch(reinterpret_cast<const char*>(codes + kAheadBytes), _MM_HINT_T0);
+  _mm_prefetch(reinterpret_cast<const char*>(codes + kStreamAhead), _MM_HINT_T0);
   for (int half = 0; half < 2; ++half) {
     const __m256i w = _mm256_xor_si256(load(codes + 32 * half), _mm256_set1_epi8(-128));
     const __m256i magnitude = _mm256_abs_epi8(w);

@@ -4,6 +4,8 @@
 // exactly, at the end of the group; from 9 rows on registers are short and it is shifted at once.
 #include "linear_int_avx512.h"
 
+#include "stream_ahead.h"
+
 #if defined(NARROWS_ISA_AVX512VNNI)
 #include <immintrin.h>
 
@@ -22,13 +24,12 @@ IntBlock int_block(const PackedMatrix& w, const Activations& a, int32_t row) {
 
 namespace {
 
-constexpr int64_t kAheadBytes = 2048;  // prefetch distance; the hardware streamer stops at page ends
-
 struct Job {
   IntPanel w;
   IntBlock a, b;  // rows 0..7 and 8..15
   int64_t groups;
   int32_t lines;  // 64-byte lines of codes per group
+  int64_t ahead;  // kStreamAhead
 };
 
 /// acc[c] += dot of the 4 codes of channel c and the 4 activations at x. As asm, because gcc 12 copies the
@@ -81,10 +82,10 @@ struct Group {
     }
   }
 
-  inline __attribute__((always_inline)) void add_line(int u, const uint8_t* line, const int8_t* x,
-                                                      const int8_t* y) {
+  inline __attribute__((always_inline)) void add_line(int u, const uint8_t* line, int64_t ahead,
+                                                      const int8_t* x, const int8_t* y) {
     const __m512i v = _mm512_load_si512(line), low = _mm512_set1_epi8(15);
-    _mm_prefetch(reinterpret_cast<const char*>(line + kAheadBytes), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(line + ahead), _MM_HINT_T0);
     const __m512i l = kP4 ? _mm512_and_si512(v, low) : v;
     const __m512i h =
         kHighApart ? _mm512_andnot_si512(low, v) : _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
@@ -135,7 +136,7 @@ void panel_rows(const Job& job, float* out, int64_t ld_out) {
     for (int32_t i = 0; i < job.lines; i += U) {
 #pragma GCC unroll 4
       for (int u = 0; u < U; ++u)
-        group.add_line(u, codes + 64 * u, x + 4 * R1 * kSteps * u, y + 4 * R2 * kSteps * u);
+        group.add_line(u, codes + 64 * u, job.ahead, x + 4 * R1 * kSteps * u, y + 4 * R2 * kSteps * u);
       codes += 64 * U;
       x += 4 * R1 * kSteps * U;
       y += 4 * R2 * kSteps * U;
@@ -170,8 +171,10 @@ constexpr Kernel kKernels[kSmallRows] = {
 IntPanel near_scales(const PackedMatrix& w, IntPanel panel, uint8_t* scratch) {
   const int64_t bytes = panel.codes - panel.scales;
   if (w.format == Format::P8 || bytes > kLinearScratchBytes) return panel;
-  for (int64_t i = 0; i < bytes; i += 64)
+  for (int64_t i = 0; i < bytes; i += 64) {
     _mm512_store_si512(scratch + i, _mm512_load_si512(panel.scales + i));
+    _mm_prefetch(reinterpret_cast<const char*>(panel.scales + i + kStreamAhead), _MM_HINT_T0);
+  }
   panel.scales = scratch;
   if (panel.zeros != nullptr) panel.zeros = scratch + w.scale_bytes();
   return panel;
@@ -185,7 +188,7 @@ void int_small(const PackedMatrix& w, int32_t panel, const Activations& a, int32
   const IntBlock first = int_block(w, a, row);
   const IntBlock second = rows > kRowBlock ? int_block(w, a, row + kRowBlock) : first;
   const Job job{near_scales(w, int_panel(w, panel), scratch), first, second, w.groups(),
-                w.group / (p4 ? 8 : 4)};
+                w.group / (p4 ? 8 : 4), kStreamAhead};
   (p4 ? kKernels<true> : kKernels<false>)[rows - 1](job, out, ld_out);
 }
 

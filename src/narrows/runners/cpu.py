@@ -41,7 +41,8 @@ class CpuRunner:
         self._kv = loaded.kv
         self._transformer = loaded.transformer
         self._kv_is_f32 = loaded.options.kv_dtype == "f32"
-        self._states: dict[int, tuple[_core.Sampler, bool]] = {}  # (sampler, whether logprobs are wanted)
+        # (sampler, whether logprobs are wanted, tokens of the prompt)
+        self._states: dict[int, tuple[_core.Sampler, bool, int]] = {}
         self.spec: TransformerSpec = loaded.spec
         self.load_times: dict[str, float] = dict(loaded.times)
         self._info = RunnerInfo(
@@ -85,7 +86,7 @@ class CpuRunner:
             if params.repetition_penalty != 1.0
             else (),  # only this penalty looks at them
         )
-        self._states[request_id] = (sampler, params.top_logprobs is not None)
+        self._states[request_id] = (sampler, params.top_logprobs is not None, len(prompt_ids))
 
     def run(self, step: Step) -> StepResult:
         """Runs one step; sampled tokens are recorded in the sampling states."""
@@ -99,6 +100,7 @@ class CpuRunner:
                     states[sequence.request_id][0] if sequence.sample else None,
                     sequence.targets,
                     sequence.target_top,
+                    states[sequence.request_id][2],
                 )
                 for sequence in step.sequences
             ]
@@ -124,7 +126,9 @@ class CpuRunner:
         pages = _core.KvPages(self._model, len(blocks), self._kv_is_f32)
         chunk = self._transformer.max_step_tokens
         parts = [
-            self._transformer.step_logits(pages, [(token_ids[i : i + chunk], i, list(blocks), None, (), 0)])
+            self._transformer.step_logits(
+                pages, [(token_ids[i : i + chunk], i, list(blocks), None, (), 0, len(token_ids))]
+            )
             for i in range(0, len(token_ids), chunk)
         ]
         return np.concatenate(parts)

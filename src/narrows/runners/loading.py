@@ -81,7 +81,7 @@ def load_model(folder: Path, options: CpuOptions, *, progress: Progress | None =
         plan, checkpoint, folder=folder, pool=pool, use_cache=options.cache, progress=progress, times=times
     )
     with times.measure("build"):
-        model = build_model(spec, weights, checkpoint)
+        model = build_model(spec, weights, checkpoint, int8_attention=_int8_attention(plan, options))
         try:
             kv = _core.KvPages(model, kv_size.num_blocks, options.kv_dtype == "f32")
             transformer = _core.Transformer(model, pool, options.max_step_tokens)
@@ -95,6 +95,13 @@ def load_model(folder: Path, options: CpuOptions, *, progress: Progress | None =
     return Loaded(
         spec, options, model, pool, kv, transformer, kv_size.max_context, description, dict(times.seconds)
     )
+
+
+def _int8_attention(plan: PackPlan, options: CpuOptions) -> bool:
+    """8-bit activations already enter every linear of quantized weights; float weights ask for exactness."""
+    if options.attention != "auto":
+        return options.attention == "int8"
+    return options.kv_dtype == "f16" and plan.recipe.weights in ("q8", "q4")
 
 
 def kv_block_bytes(spec: TransformerSpec, *, f32: bool) -> int:

@@ -15,7 +15,9 @@ from narrows.runners.plan import head_linear
 from narrows.runners.weights import PackedWeights
 
 
-def build_model(spec: TransformerSpec, weights: PackedWeights, checkpoint: Checkpoint) -> _core.Model:
+def build_model(
+    spec: TransformerSpec, weights: PackedWeights, checkpoint: Checkpoint, *, int8_attention: bool
+) -> _core.Model:
     """The native model; it keeps the arrays it reads alive."""
     head = weights.linear(head_linear(spec))
     positions = None
@@ -37,6 +39,7 @@ def build_model(spec: TransformerSpec, weights: PackedWeights, checkpoint: Check
             position_rows=positions,
             final_norm=weights.norm(spec.final_norm),
             head=head,
+            int8_attention=int8_attention,
         )
     except ValueError as error:  # sizes beyond what the core takes, such as a head of 2048 entries
         raise InvalidModel(f"the native core refuses this model: {error}") from error
