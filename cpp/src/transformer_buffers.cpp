@@ -67,9 +67,7 @@ void StepBuffers::place(Arena& arena, const Model& model, int64_t max_rows) {
   }
   for (WorkerBuffers& worker : workers) {
     arena.take(worker.tile, kTileFloats);
-    arena.take(worker.gate, kTileFloats / 2);
-    arena.take(worker.up, kTileFloats / 2);
-    arena.take(worker.row, std::max(input_ld, hidden_ld));
+    arena.take(worker.rows, kRowBlock * input_ld);
     arena.take(worker.attention, attention_floats_);
     arena.take(worker.linear, kLinearScratchBytes);
     place_input(arena, worker.few, kFewRows);

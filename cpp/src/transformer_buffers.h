@@ -29,9 +29,7 @@ struct InputBuffer {
 
 struct WorkerBuffers {
   float* tile = nullptr;  // [kTileFloats]
-  float* gate = nullptr;  // [kTileFloats / 2], one row of gates taken out of their interleaved panels
-  float* up = nullptr;
-  float* row = nullptr;  // [widest input]
+  float* rows = nullptr;  // [kRowBlock, input_ld]: a row block between its norm and its codes
   float* attention = nullptr;
   uint8_t* linear = nullptr;
   InputBuffer few;  // [kFewRows]

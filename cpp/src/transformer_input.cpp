@@ -90,6 +90,17 @@ void StepWorker::add_normalized(const Norm& norm) {
   }
 }
 
+void StepWorker::quantize_rows(const Norm* norm, const float* x, RowRange rows, const Activations& a, int64_t ld) {
+  if (norm == nullptr) return c_.kernels.quantize(x + rows.begin * ld, ld, rows.begin, rows.end, a);
+  for (int32_t row = rows.begin, end = 0; row < rows.end; row = end) {  // block by block, while it is in cache
+    end = std::min(rows.end, row / kRowBlock * kRowBlock + kRowBlock);
+    for (int32_t i = row; i < end; ++i) {
+      normalize(*norm, x + i * ld, mine_.rows + (i - row) * c_.buffers.input_ld, a.k);
+    }
+    c_.kernels.quantize(mine_.rows, c_.buffers.input_ld, row, end, a);
+  }
+}
+
 /// The `rows` rows at x as `linear` reads them, after `norm` where one is given. Few rows are prepared by
 /// every thread in memory of its own, many by all threads together (which ends with a barrier).
 Activations StepWorker::input(const Linear& linear, const float* x, int64_t ld, int32_t rows,
@@ -104,11 +115,7 @@ Activations StepWorker::input(const Linear& linear, const float* x, int64_t ld, 
     a.codes = buffer.codes;
     a.scale = buffer.scale;
     a.sum = buffer.sum;
-    if (norm == nullptr) c_.kernels.quantize(x, ld, mine.begin, mine.end, a);
-    for (int32_t row = mine.begin; row < mine.end && norm != nullptr; ++row) {
-      normalize(*norm, x + row * ld, mine_.row, a.k);
-      c_.kernels.quantize(mine_.row, 0, row, row + 1, a);  // a stride of 0: every row number means this one
-    }
+    quantize_rows(norm, x, mine, a, ld);
     a.f32 = nullptr;
   } else if (norm != nullptr) {
     a.f32 = buffer.f32;

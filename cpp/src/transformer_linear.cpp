@@ -110,18 +110,12 @@ void StepWorker::finish_tile(const Linear& linear, const Epilogue& e, RowRange r
 void StepWorker::finish_gate(const Linear& linear, const Epilogue& e, RowRange rows, int32_t panel_begin,
                              int32_t panel_end) {
   const int32_t pairs = (panel_end - panel_begin) / 2;
-  const int32_t width = pairs * kPanel;
-  const int64_t column = int64_t{panel_begin} / 2 * kPanel;
-  const int32_t count = static_cast<int32_t>(std::min<int64_t>(width, e.columns - column));
+  const int64_t width = int64_t{panel_end - panel_begin} * kPanel;
   for (int32_t row = rows.begin; row < rows.end; ++row) {
-    float* y = mine_.tile + int64_t{row - rows.begin} * 2 * width;
-    if (linear.bias != nullptr) c_.kernels.add(y, linear.bias + int64_t{panel_begin} * kPanel, 2 * width);
-    for (int32_t pair = 0; pair < pairs; ++pair) {
-      std::memcpy(mine_.gate + pair * kPanel, y + 2 * pair * kPanel, kPanel * sizeof(float));
-      std::memcpy(mine_.up + pair * kPanel, y + (2 * pair + 1) * kPanel, kPanel * sizeof(float));
-    }
-    c_.kernels.activate_gated(e.activation, mine_.gate, mine_.up, mine_.gate, width);
-    std::memcpy(e.dst + row * e.ld + column, mine_.gate, count * sizeof(float));
+    float* y = mine_.tile + (row - rows.begin) * width;
+    if (linear.bias != nullptr) c_.kernels.add(y, linear.bias + int64_t{panel_begin} * kPanel, width);
+    // Whole panels: rows of dst are padded to 16 columns.
+    c_.kernels.activate_gated(e.activation, y, e.dst + row * e.ld + int64_t{panel_begin} / 2 * kPanel, pairs);
   }
 }
 

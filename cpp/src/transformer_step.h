@@ -69,6 +69,7 @@ class StepWorker {
   void rope_angles(int32_t row);
   void normalize(const Norm& norm, const float* x, float* out, int32_t n) const;
   void add_normalized(const Norm& norm);
+  void quantize_rows(const Norm* norm, const float* x, RowRange rows, const Activations& a, int64_t ld);
   Activations input(const Linear& linear, const float* x, int64_t ld, int32_t rows,
                     const Norm* norm = nullptr);
 

@@ -55,7 +55,7 @@ struct Kernels {
   /// kLinearScratchBytes per thread, 64-byte aligned.
   void (*linear)(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a,
                  float* out, int64_t ld_out, uint8_t* scratch);
-  /// Quantizes rows [row_begin, row_end) of x[row*ld + k] into the codes, scales and sums of `a` (int8
+  /// Quantizes rows [row_begin, row_end), which are x[(row - row_begin)*ld + k], into the codes, scales and sums of `a` (int8
   /// symmetric per (row, group): scale = max|x|/127, ties to even; an all-zero group has scale 0 and codes
   /// 0).
   void (*quantize)(const float* x, int64_t ld, int32_t row_begin, int32_t row_end, const Activations& a);
@@ -67,8 +67,8 @@ struct Kernels {
   void (*layer_norm)(const float* x, const float* weight, const float* bias_or_null, float eps, float* out,
                      int32_t n);
   void (*activate)(ActivationKind kind, float* x, int32_t n);  // x = f(x)
-  void (*activate_gated)(ActivationKind kind, const float* gate, const float* up, float* out,
-                         int32_t n);                 // f(g)*u
+  /// out[16p + c] = f(panels[32p + c]) * panels[32p + 16 + c]: panels of gates and of their factors in turn.
+  void (*activate_gated)(ActivationKind kind, const float* panels, float* out, int32_t pairs);
   void (*add)(float* x, const float* y, int32_t n);  // x += y
   void (*scale)(float* x, float factor, int32_t n);
   void (*softcap)(float* x, float cap, int32_t n);  // cap*tanh(x/cap)

@@ -9,7 +9,10 @@ namespace {
 constexpr float kFloor = -200.0f;
 
 struct Silu {
-  static Vec apply(Vec x) { return mul(max_of(broadcast(kFloor), x), sigmoid_of(x)); }
+  static Vec apply(Vec x) {
+    x = max_of(broadcast(kFloor), x);
+    return div(x, add(broadcast(1.0f), exp_of(sub(broadcast(0.0f), x))));
+  }
 };
 
 struct GeluTanh {  // 0.5 (1 + tanh u) = sigmoid(2u), without the cancellation for negative x
@@ -46,6 +49,8 @@ void map(const Function& function, const float* x, float* out, int32_t n) {
   if (i < n) store_partial(out + i, function(load_partial(x + i, n - i)), n - i);
 }
 
+static_assert(kPanel % kWidth == 0);
+
 template <typename Function>
 void map2(const Function& function, const float* x, const float* y, float* out, int32_t n) {
   int32_t i = 0;
@@ -71,9 +76,12 @@ void activate(ActivationKind kind, float* x, int32_t n) {
   with_activation(kind, [&](auto f) { map([](Vec v) { return decltype(f)::apply(v); }, x, x, n); });
 }
 
-void activate_gated(ActivationKind kind, const float* gate, const float* up, float* out, int32_t n) {
+void activate_gated(ActivationKind kind, const float* panels, float* out, int32_t pairs) {
   with_activation(kind, [&](auto f) {
-    map2([](Vec g, Vec u) { return mul(decltype(f)::apply(g), u); }, gate, up, out, n);
+    for (int64_t i = 0; i < int64_t{pairs} * kPanel; i += kWidth) {
+      const float* gate = panels + i / kPanel * (2 * kPanel) + i % kPanel;
+      store(out + i, mul(decltype(f)::apply(load(gate)), load(gate + kPanel)));
+    }
   });
 }
 

@@ -13,7 +13,7 @@ void layer_norm(const float* x, const float* weight, const float* bias_or_null, 
                 int32_t n);
 
 void activate(ActivationKind kind, float* x, int32_t n);
-void activate_gated(ActivationKind kind, const float* gate, const float* up, float* out, int32_t n);
+void activate_gated(ActivationKind kind, const float* panels, float* out, int32_t pairs);
 void add(float* x, const float* y, int32_t n);
 void scale(float* x, float factor, int32_t n);
 void softcap(float* x, float cap, int32_t n);

@@ -113,31 +113,72 @@ void quantize_group(const float* x, int32_t group, int8_t* codes, float* scale, 
   *sum = round_codes(x, group, 127.0f / top, codes);
 }
 
+/// The same where only `left` of the group's values exist; the others count as zero.
+void quantize_part(const float* x, int64_t left, int32_t group, int8_t* codes, float* scale, int32_t* sum) {
+  if (left >= group) return quantize_group(x, group, codes, scale, sum);
+  alignas(64) float padded[kMaxGroup] = {};
+  std::memcpy(padded, x, static_cast<size_t>(left) * 4);
+  quantize_group(padded, group, codes, scale, sum);
+}
+
+/// to[(8 j + i) * 4]: the four codes 4j.. of row i; an 8 x 8 transposition of dwords at a time.
+void interleave_block(const int8_t (&codes)[kRowBlock][kMaxGroup], int32_t group, int8_t* to) {
+#if defined(NARROWS_ISA_AVX2) || defined(NARROWS_ISA_AVX512VNNI)
+  for (int32_t k = 0; k < group; k += 32, to += 256) {
+    __m256i row[8], pair[8], quad[8];
+    for (int i = 0; i < 8; ++i) row[i] = _mm256_load_si256(reinterpret_cast<const __m256i*>(codes[i] + k));
+    for (int i = 0; i < 8; i += 2) {
+      pair[i] = _mm256_unpacklo_epi32(row[i], row[i + 1]);
+      pair[i + 1] = _mm256_unpackhi_epi32(row[i], row[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      quad[i] = _mm256_unpacklo_epi64(pair[i], pair[i + 2]);
+      quad[i + 1] = _mm256_unpackhi_epi64(pair[i], pair[i + 2]);
+      quad[i + 2] = _mm256_unpacklo_epi64(pair[i + 1], pair[i + 3]);
+      quad[i + 3] = _mm256_unpackhi_epi64(pair[i + 1], pair[i + 3]);
+    }
+    auto* out = reinterpret_cast<__m256i*>(to);
+    for (int i = 0; i < 4; ++i) {
+      _mm256_storeu_si256(out + i, _mm256_permute2x128_si256(quad[i], quad[i + 4], 0x20));
+      _mm256_storeu_si256(out + i + 4, _mm256_permute2x128_si256(quad[i], quad[i + 4], 0x31));
+    }
+  }
+#else
+  for (int32_t j = 0; j < group / 4; ++j) {
+    for (int i = 0; i < kRowBlock; ++i, to += 4) std::memcpy(to, codes[i] + 4 * j, 4);
+  }
+#endif
+}
+
 }  // namespace
 
 void quantize(const float* x, int64_t ld, int32_t row_begin, int32_t row_end, const Activations& a) {
   const int64_t groups = (a.k + a.group - 1) / a.group;
   const int64_t padded_k = groups * a.group;
-  alignas(64) float padded[kMaxGroup];
-  alignas(64) int8_t codes[kMaxGroup];
-  for (int32_t row = row_begin; row < row_end; ++row) {
+  for (int32_t row = row_begin; row < row_end;) {
     const int32_t first = row / kRowBlock * kRowBlock, r = row - first;
     const int32_t block_rows = a.rows - first < kRowBlock ? a.rows - first : kRowBlock;
+    const int32_t rows = row_end - row < block_rows - r ? row_end - row : block_rows - r;
     int8_t* block = a.codes + first * padded_k;
     for (int64_t g = 0; g < groups; ++g) {
-      const float* source = x + row * ld + g * a.group;
-      const int64_t left = a.k - g * a.group;
-      if (left < a.group) {
-        std::memset(padded, 0, sizeof padded);
-        std::memcpy(padded, source, static_cast<size_t>(left) * 4);
-        source = padded;
-      }
+      alignas(64) int8_t codes[kRowBlock][kMaxGroup];
       const int64_t at = first * groups + g * block_rows + r;
-      quantize_group(source, a.group, codes, a.scale + at, a.sum + at);
+      for (int32_t i = 0; i < rows; ++i) {
+        const float* source = x + (row + i - row_begin) * ld + g * a.group;
+        quantize_part(source, a.k - g * a.group, a.group, codes[i], a.scale + at + i, a.sum + at + i);
+      }
       int8_t* to = block + (g * (a.group / 4) * block_rows + r) * 4;
-      for (int32_t j = 0; j < a.group / 4; ++j)
-        std::memcpy(to + int64_t{j} * block_rows * 4, codes + 4 * j, 4);
+      if (rows == kRowBlock) {
+        interleave_block(codes, a.group, to);
+        continue;
+      }
+      for (int32_t i = 0; i < rows; ++i) {
+        for (int32_t j = 0; j < a.group / 4; ++j) {
+          std::memcpy(to + (int64_t{j} * block_rows + i) * 4, codes[i] + 4 * j, 4);
+        }
+      }
     }
+    row += rows;
   }
 }
 
