@@ -80,7 +80,8 @@ void PyBatch::read(nb::handle sequences, const Model& model, PyKvPages& kv, int3
 
 void PyBatch::read_sequence(PyObject* item, const Model& model, PyKvPages& kv) {
   if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != kFields) {
-    throw nb::type_error("a sequence must be (token_ids, start, block_ids, sampler, targets, target_top, prompt_tokens)");
+    throw nb::type_error(
+        "a sequence must be (token_ids, start, block_ids, sampler, targets, target_top, prompt_tokens)");
   }
   const auto field = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(item, i); };
   const Offsets offsets{tokens_.size(), blocks_.size(), targets_.size(), false};
@@ -107,7 +108,8 @@ void PyBatch::read_sequence(PyObject* item, const Model& model, PyKvPages& kv) {
   const int32_t targets = append_ids(field(4), targets_, -1, model.vocab, "targets");
   if (targets != 0 && targets != input.num_tokens) refuse("targets must be empty or as long as token_ids");
   input.target_top = checked_int(read_int(field(5), "target_top"), 0, model.vocab, "target_top");
-  input.prompt_tokens = checked_int(read_int(field(6), "prompt_tokens"), 0, model.max_positions, "prompt_tokens");
+  input.prompt_tokens =
+      checked_int(read_int(field(6), "prompt_tokens"), 0, model.max_positions, "prompt_tokens");
   offsets_.push_back({offsets.tokens, offsets.blocks, offsets.targets, targets > 0});
   samplers.push_back(sampler);
   inputs.push_back(input);

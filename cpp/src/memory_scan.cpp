@@ -140,7 +140,8 @@ double read_bandwidth(int64_t bytes, int repeats, ThreadPool& pool) {
   pool.run(
       [&](int thread) { std::memset(memory.data + thread * slice, thread + 1, static_cast<size_t>(slice)); });
   double best_s = 1e30;
-  for (int i = 0; i < 2 * std::max(repeats, 1); ++i) {  // with prefetch (better on Intel) and without (on Zen)
+  for (int i = 0; i < 2 * std::max(repeats, 1);
+       ++i) {  // with prefetch (better on Intel) and without (on Zen)
     const auto sum = i % 2 == 0 ? sum_range<false> : sum_range<true>;
     const auto start = std::chrono::steady_clock::now();
     pool.run([&](int thread) {

@@ -1,6 +1,6 @@
 // How the threads of a step share the units of a stage. Every thread owns an equal, contiguous range of units
-// and walks it upwards, so that its weights are one stream; who is done takes single units from the far end of
-// the others' ranges.
+// and walks it upwards, so that its weights are one stream; who is done takes single units from the far end
+// of the others' ranges.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -13,8 +13,8 @@ struct UnitRange {
   bool empty() const { return begin >= end; }
 };
 
-/// How much a thread takes of its own range at a time. A locked instruction empties the load queue, so a stage
-/// that waits for memory takes half of what is left each time; one that computes takes single units.
+/// How much a thread takes of its own range at a time. A locked instruction empties the load queue, so a
+/// stage that waits for memory takes half of what is left each time; one that computes takes single units.
 enum class Take : uint8_t { single, half };
 
 class StageQueues {

@@ -47,8 +47,8 @@ void Transformer::step(KvPages& kv, const std::vector<SequenceInput>& batch, std
   }
   if (s.plan.num_rows() == 0) return;
   s.queues.reset();
-  StepContext context{s.model, s.kernels, s.pool,     s.buffers,  s.plan,    batch,
-                      kv,      out,       all_logits, s.queues, s.op_times};
+  StepContext context{s.model, s.kernels, s.pool,     s.buffers, s.plan,    batch,
+                      kv,      out,       all_logits, s.queues,  s.op_times};
   s.pool.run([&context](int thread) { StepWorker(context, thread).run(); });
 }
 

@@ -90,9 +90,11 @@ void StepWorker::add_normalized(const Norm& norm) {
   }
 }
 
-void StepWorker::quantize_rows(const Norm* norm, const float* x, RowRange rows, const Activations& a, int64_t ld) {
+void StepWorker::quantize_rows(const Norm* norm, const float* x, RowRange rows, const Activations& a,
+                               int64_t ld) {
   if (norm == nullptr) return c_.kernels.quantize(x + rows.begin * ld, ld, rows.begin, rows.end, a);
-  for (int32_t row = rows.begin, end = 0; row < rows.end; row = end) {  // block by block, while it is in cache
+  for (int32_t row = rows.begin, end = 0; row < rows.end;
+       row = end) {  // block by block, while it is in cache
     end = std::min(rows.end, row / kRowBlock * kRowBlock + kRowBlock);
     for (int32_t i = row; i < end; ++i) {
       normalize(*norm, x + i * ld, mine_.rows + (i - row) * c_.buffers.input_ld, a.k);

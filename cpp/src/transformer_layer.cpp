@@ -42,7 +42,7 @@ void StepWorker::layer(const Layer& layer, int32_t index) {
     finish_block(layer.out, attended, layer.post_attn, layer.up, OpGroup::out);
   }
   mlp(layer, index + 1 < static_cast<int32_t>(c_.model.layers.size()) ? c_.model.layers[index + 1].qkv
-                                                                       : c_.model.head);
+                                                                      : c_.model.head);
 }
 
 void StepWorker::mlp(const Layer& layer, const Linear& next) {

@@ -10,8 +10,8 @@ namespace {
 
 constexpr int32_t kDirectRows = 16;  // up to here rows are written straight to a wide enough destination
 
-/// Panels per unit of work. Gates come in pairs of panels, and the kernels like three at a time: six, or three
-/// where a panel is on its own. Small matrices need smaller units to be shared evenly.
+/// Panels per unit of work. Gates come in pairs of panels, and the kernels like three at a time: six, or
+/// three where a panel is on its own. Small matrices need smaller units to be shared evenly.
 int32_t unit_panels(int32_t panels, int threads, bool pairs) {
   if (panels < 4 * kTilePanels * threads) return 2;
   return pairs ? kTilePanels : kTilePanels / 2;
@@ -29,9 +29,10 @@ Activations slice(const PackedMatrix& w, Activations a, RowRange rows) {
   return a;
 }
 
-constexpr int64_t kAheadBytes = 96 * 1024;  // of a slice that is fetched during a barrier; L2 is 256 KiB or more
-constexpr int kAheadLines = 32;             // in flight while the inputs are prepared
-constexpr int32_t kStreamRows = 16;         // more rows: the multipliers are the limit, not the memory
+constexpr int64_t kAheadBytes =
+    96 * 1024;                       // of a slice that is fetched during a barrier; L2 is 256 KiB or more
+constexpr int kAheadLines = 32;      // in flight while the inputs are prepared
+constexpr int32_t kStreamRows = 16;  // more rows: the multipliers are the limit, not the memory
 
 }  // namespace
 

@@ -28,9 +28,10 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 // Scores are about 2 in size and carry head_dim roundings of 2^-24 each; a score off by e scales a weight by
 // 1 + e. Values are about 1. So 1e-6 * (8 + sqrt(head_dim)) leaves a factor of some four.
 //
-// In integers: a query is about 2, a key 1, and their largest entries some three times that, so codes are off by
-// 0.012 and 0.006 (1/sqrt(12) of a step), a score by 0.012 * 1 + 0.006 * 2 in the root mean square, its weight by
-// as much of itself; values and weights add 0.006 and 0.004. Together about 0.02; five times that for the worst.
+// In integers: a query is about 2, a key 1, and their largest entries some three times that, so codes are off
+// by 0.012 and 0.006 (1/sqrt(12) of a step), a score by 0.012 * 1 + 0.006 * 2 in the root mean square, its
+// weight by as much of itself; values and weights add 0.006 and 0.004. Together about 0.02; five times that
+// for the worst.
 double tolerance(const Shape& s) {
   return s.int8 ? 0.1 : 1e-6 * (8.0 + std::sqrt(static_cast<double>(s.head_dim)));
 }
@@ -106,7 +107,8 @@ TEST(in_integers_every_cut_gives_the_same_bits_too) {
     check_shape(s, 200 + seed, 12);
   }
   check_shape({.heads = 71, .head_dim = 8, .start = 30, .rows = 5, .int8 = true}, 230, 16);
-  check_shape({.heads = 2, .head_dim = 64, .rows = 300, .window = 20, .causal = false, .int8 = true}, 231, 40);
+  check_shape({.heads = 2, .head_dim = 64, .rows = 300, .window = 20, .causal = false, .int8 = true}, 231,
+              40);
 }
 
 TEST(in_integers_a_value_that_is_not_finite_stays_with_the_rows_that_see_it) {

@@ -86,7 +86,8 @@ TEST(rows_may_be_quantised_in_any_pieces) {
     std::memset(pieces.codes.data(), 99, static_cast<size_t>(pieces.codes.bytes()));
     for (int32_t r : {20, 3, 11}) {
       const int32_t begin = r == 20 ? 12 : r == 11 ? 4 : 0;
-      kernels->quantize(x.data() + static_cast<size_t>(begin) * static_cast<size_t>(k), k, begin, r + 1, pieces.a);
+      kernels->quantize(x.data() + static_cast<size_t>(begin) * static_cast<size_t>(k), k, begin, r + 1,
+                        pieces.a);
     }
     CHECK(std::memcmp(whole.codes.data(), pieces.codes.data(), static_cast<size_t>(whole.codes.bytes())) ==
           0);

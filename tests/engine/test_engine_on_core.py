@@ -13,6 +13,9 @@ from narrows.engine.load import LoadedEngine, load_engine
 
 pytest.importorskip("narrows._core", reason="the native core is not built")
 
+from narrows.runners.options import CpuOptions
+from narrows.runners.plan import WeightsKind
+
 PROMPTS = [
     "Once upon a time",
     "The cat sat",
@@ -38,9 +41,15 @@ def requests_of(loaded: LoadedEngine) -> list[GenerationRequest]:
     ]
 
 
+@pytest.fixture(scope="module", params=["auto", "q4"])  # q4: prompts attend in integers, answers in floats
+def weights(request: pytest.FixtureRequest) -> WeightsKind:
+    kind: WeightsKind = request.param
+    return kind
+
+
 @pytest.fixture(scope="module")
-def loaded() -> Iterator[LoadedEngine]:
-    made = load_engine()
+def loaded(weights: WeightsKind) -> Iterator[LoadedEngine]:
+    made = load_engine(options=CpuOptions(weights=weights))
     yield made
     made.client.close()
 
@@ -55,10 +64,11 @@ def test_answers_in_a_batch_are_those_of_lone_requests(loaded: LoadedEngine, alo
     assert [collect(stream).gist for stream in streams] == [answer.gist for answer in alone]
 
 
-def test_preemption_changes_no_token_and_no_logprob(loaded: LoadedEngine, alone: list[Answer]) -> None:
-    from narrows.runners.options import CpuOptions
-
-    small = load_engine(options=CpuOptions(num_blocks=14, max_context=224, max_step_tokens=32))
+def test_preemption_changes_no_token_and_no_logprob(
+    weights: WeightsKind, loaded: LoadedEngine, alone: list[Answer]
+) -> None:
+    options = CpuOptions(weights=weights, num_blocks=14, max_context=224, max_step_tokens=32)
+    small = load_engine(options=options)
     streams = [small.client.submit(request) for request in requests_of(loaded)]
     answers = [collect(stream).gist for stream in streams]
     stats = small.client.stats()

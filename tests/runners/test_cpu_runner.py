@@ -85,6 +85,7 @@ def test_logprobs_are_those_of_the_model_and_only_where_wanted(runner: CpuRunner
 
 
 def test_prompt_logprobs_are_reported_row_by_row(runner: CpuRunner) -> None:
+    runner.add(1, GREEDY, IDS)
     targets = (*IDS[1:6], -1, *IDS[7:], -1)
     (result,) = runner.run(Step((step(1, sample=False, targets=targets, target_top=2),))).sequences
     logits = runner.logits(list(IDS))
@@ -163,6 +164,7 @@ def test_forgotten_requests_cannot_sample(runner: CpuRunner) -> None:
         ("weights", "int3"),
         ("group", 48),
         ("kv_dtype", "f8"),
+        ("attention", "int4"),
         ("threads", 0),
         ("threads", True),
         ("num_blocks", -1),
@@ -175,6 +177,23 @@ def test_forgotten_requests_cannot_sample(runner: CpuRunner) -> None:
 def test_options_out_of_range_are_named(name: str, value: object) -> None:
     with pytest.raises(InvalidConfig, match=f"{name} is {value!r}"):
         CpuOptions(**{name: value})  # type: ignore[arg-type]
+
+
+def test_int8_attention_reads_f16_keys_and_values() -> None:
+    with pytest.raises(InvalidConfig, match="kv_dtype must be 'f16'"):
+        CpuOptions(attention="int8", kv_dtype="f32")
+
+
+def test_prompts_attend_in_integers_only_beside_4_bit_weights_or_on_request(folder: Path) -> None:
+    def logits(**options: object) -> np.ndarray:
+        chosen = CpuOptions(cache=False, num_blocks=32, threads=1, **options)  # type: ignore[arg-type]
+        return CpuRunner.from_folder(folder, chosen).logits(prompt(40))
+
+    for weights, auto in (("auto", "f32"), ("q8", "f32"), ("q4", "int8")):
+        exact, integers = (logits(weights=weights, attention=kind) for kind in ("f32", "int8"))
+        assert not np.array_equal(exact, integers)
+        assert np.std(integers - exact) < 0.1 * np.std(exact)
+        assert np.array_equal(logits(weights=weights), integers if auto == "int8" else exact)
 
 
 def test_a_context_beyond_the_model_is_refused_with_both_numbers(folder: Path) -> None:

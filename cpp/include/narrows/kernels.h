@@ -55,9 +55,9 @@ struct Kernels {
   /// kLinearScratchBytes per thread, 64-byte aligned.
   void (*linear)(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a,
                  float* out, int64_t ld_out, uint8_t* scratch);
-  /// Quantizes rows [row_begin, row_end), which are x[(row - row_begin)*ld + k], into the codes, scales and sums of `a` (int8
-  /// symmetric per (row, group): scale = max|x|/127, ties to even; an all-zero group has scale 0 and codes
-  /// 0).
+  /// Quantizes rows [row_begin, row_end), which are x[(row - row_begin)*ld + k], into the codes, scales and
+  /// sums of `a` (int8 symmetric per (row, group): scale = max|x|/127, ties to even; an all-zero group has
+  /// scale 0 and codes 0).
   void (*quantize)(const float* x, int64_t ld, int32_t row_begin, int32_t row_end, const Activations& a);
   /// out[k] = row `row` of W in float: the embedding lookup of a packed matrix.
   void (*unpack_row)(const PackedMatrix& w, int32_t row, float* out);

@@ -1,11 +1,11 @@
-// Attention of many queries in integers, over the same f16 pages. Per chunk of kKeyChunk keys both products are
-// linears over P8 panels: scores = Q K^T with a scale per (query, group of head_dim) and per token, then
+// Attention of many queries in integers, over the same f16 pages. Per chunk of kKeyChunk keys both products
+// are linears over P8 panels: scores = Q K^T with a scale per (query, group of head_dim) and per token, then
 // out += P V with P scaled by the tokens' scales of V and quantized per (query, 64 keys). Scales belong to
-// single tokens and single queries, chunks are aligned to position 0, and keys a query does not see have code 0:
-// so a result depends neither on how a prompt was cut nor on what the page holds beyond it.
-// After J. Zhang et al., "SageAttention" (2024), without its smoothing of K; the int8 P V is ours.
-#include "ops/attention_keys.h"
+// single tokens and single queries, chunks are aligned to position 0, and keys a query does not see have code
+// 0: so a result depends neither on how a prompt was cut nor on what the page holds beyond it. After J. Zhang
+// et al., "SageAttention" (2024), without its smoothing of K; the int8 P V is ours.
 #include "linear_ops.h"
+#include "ops/attention_keys.h"
 #include "vec/vec.h"
 
 namespace narrows::NARROWS_ISA_NAMESPACE {
@@ -123,7 +123,8 @@ void pack_keys(const uint16_t* page, int32_t head_dim, int64_t head_k, uint8_t* 
 }
 
 /// 4 tokens of V, stored [token][head_dim]: a line of every panel; channels are the dimensions.
-void pack_values(const uint16_t* rows, int32_t head_dim, int64_t panel_bytes, uint8_t* line, float* token_scale) {
+void pack_values(const uint16_t* rows, int32_t head_dim, int64_t panel_bytes, uint8_t* line,
+                 float* token_scale) {
   Vec inverse[4];
   for (int i = 0; i < 4; ++i) {
     Vec top = broadcast(0.0f), poison = top;
@@ -167,7 +168,8 @@ void pack_chunk(Tile& t, int64_t block0, int32_t keys, const PackedMatrix& v) {
   }
 }
 
-/// Scores of vector i become p * (scale of V's token), 0 outside of [begin, end); max, sum and rescale follow.
+/// Scores of vector i become p * (scale of V's token), 0 outside of [begin, end); max, sum and rescale
+/// follow.
 void softmax(Tile& t, int i, int begin, int end, int width) {
   float* row = t.b.scores + i * kKeyChunk;
   t.rescale[i] = 1.0f;

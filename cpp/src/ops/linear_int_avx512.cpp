@@ -187,8 +187,12 @@ void int_small(const PackedMatrix& w, int32_t panel, const Activations& a, int32
   const bool p4 = w.format == Format::P4;
   const IntBlock first = int_block(w, a, row);
   const IntBlock second = rows > kRowBlock ? int_block(w, a, row + kRowBlock) : first;
-  const Job job{near_scales(w, int_panel(w, panel), scratch), first, second, w.groups(),
-                w.group / (p4 ? 8 : 4), kStreamAhead};
+  const Job job{near_scales(w, int_panel(w, panel), scratch),
+                first,
+                second,
+                w.groups(),
+                w.group / (p4 ? 8 : 4),
+                kStreamAhead};
   (p4 ? kKernels<true> : kKernels<false>)[rows - 1](job, out, ld_out);
 }
 

@@ -26,7 +26,7 @@ class CpuOptions:
     group: int = DEFAULT_GROUP  # inputs per scale, q8 and q4
     threads: int | None = None
     kv_dtype: KvDtype = "f16"
-    attention: AttentionKind = "auto"  # of prompts; auto: int8 where weights are q8 or q4 and keys f16
+    attention: AttentionKind = "auto"  # of prompts; auto: int8 where weights are q4
     kv_memory_bytes: int | None = None
     num_blocks: int | None = None  # takes precedence over kv_memory_bytes
     max_context: int | None = None
@@ -39,7 +39,9 @@ class CpuOptions:
         _one_of("kv_dtype", self.kv_dtype, ("f16", "f32"))
         _one_of("attention", self.attention, ("auto", "f32", "int8"))
         if self.attention == "int8" and self.kv_dtype == "f32":
-            raise InvalidConfig("attention is 'int8', which reads f16 keys and values; kv_dtype must be 'f16'")
+            raise InvalidConfig(
+                "attention is 'int8', which reads f16 keys and values; kv_dtype must be 'f16'"
+            )
         _within("threads", self.threads, 1, 1024)
         _within("kv_memory_bytes", self.kv_memory_bytes, 1, 1 << 50)
         _within("num_blocks", self.num_blocks, 1, (1 << 31) - 1)
