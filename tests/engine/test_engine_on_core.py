@@ -67,7 +67,7 @@ def test_answers_in_a_batch_are_those_of_lone_requests(loaded: LoadedEngine, alo
 def test_preemption_changes_no_token_and_no_logprob(
     weights: WeightsKind, loaded: LoadedEngine, alone: list[Answer]
 ) -> None:
-    options = CpuOptions(weights=weights, num_blocks=14, max_context=224, max_step_tokens=32)
+    options = CpuOptions(weights=weights, num_blocks=6, max_context=64, max_step_tokens=32)
     small = load_engine(options=options)
     streams = [small.client.submit(request) for request in requests_of(loaded)]
     answers = [collect(stream).gist for stream in streams]
