@@ -9,6 +9,7 @@ Same text, same windows, 16-bit keys and values in all runs. In nats, over every
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,57 +23,72 @@ from narrows.runners.plan import WeightsKind
 
 WINDOWS = 8
 Floats = npt.NDArray[np.float64]
+PAIRS: tuple[tuple[str, str, str], ...] = (
+    ("q8 against the checkpoint's weights", "auto f32", "q8 f32"),
+    ("q8 and int8 attention against the same", "auto f32", "q8 int8"),
+    ("q8: int8 attention alone", "q8 f32", "q8 int8"),
+    ("q4 against the checkpoint's weights", "auto f32", "q4 f32"),
+    ("q4 and int8 attention against the same", "auto f32", "q4 int8"),
+    ("q4: int8 attention alone", "q4 f32", "q4 int8"),
+)
 
 
-def log_probabilities(
-    folder: Path, texts: list[list[int]], weights: WeightsKind, attention: AttentionKind
-) -> Floats:
-    """Of every position of every text: [positions, vocab]."""
-    options = CpuOptions(weights=weights, attention=attention, cache=False)
-    runner = CpuRunner.from_folder(folder, options)
-    logits = np.concatenate([runner.logits(text) for text in texts]).astype(np.float64)
-    runner.close()
+def open_runner(folder: Path, weights: WeightsKind, attention: AttentionKind, context: int) -> CpuRunner:
+    options = CpuOptions(weights=weights, attention=attention, max_context=context, cache=False)
+    return CpuRunner.from_folder(folder, options)
+
+
+def log_probabilities(runner: CpuRunner, ids: list[int]) -> Floats:
+    """Of every position of one text: [positions, vocab]."""
+    logits = runner.logits(ids).astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
 
 
-def shown(name: str, exact: Floats, other: Floats) -> str:
-    """One line of llama.cpp's statistics for a pair of runs."""
-    kl = (np.exp(exact) * (exact - other)).sum(axis=1)
-    same = (exact.argmax(axis=1) == other.argmax(axis=1)).mean()
-    return (
-        f"{name:42} {kl.mean():10.2e} {np.median(kl):10.2e} {np.quantile(kl, 0.99):10.2e} "
-        f"{np.quantile(kl, 0.999):10.2e} {100 * same:8.2f} %"
-    )
+def divergences(
+    runners: dict[str, CpuRunner], windows: list[list[int]]
+) -> Iterator[list[tuple[Floats, Floats]]]:
+    """Per window and pair: KL divergence of every position, and whether the best token is the same."""
+    for ids in windows:
+        given = {name: log_probabilities(runner, ids) for name, runner in runners.items()}
+        yield [
+            (
+                (np.exp(given[exact]) * (given[exact] - given[other])).sum(axis=1),
+                (given[exact].argmax(axis=1) == given[other].argmax(axis=1)).astype(np.float64),
+            )
+            for _, exact, other in PAIRS
+        ]
 
 
-def compare(model: str | None, text: str) -> None:
+def compare(model: str | None, text: str, context: int) -> None:
     folder = resolve_model(model, offline=True)
-    tokenizer = Tokenizer.from_folder(folder)
-    context = CpuRunner.from_folder(folder, CpuOptions(cache=False)).info.max_context
-    ids = tokenizer.encode(text[: WINDOWS * context * 8])
-    texts = [ids[i : i + context] for i in range(0, min(len(ids), WINDOWS * context), context)]
-    exact = log_probabilities(folder, texts, "auto", "f32")
-    print(f"{folder.resolve().name}: {len(exact)} positions, windows of {context}")
-    print(f"{'':42} {'mean KL':>10} {'median':>10} {'99 %':>10} {'99.9 %':>10} {'same top':>10}")
+    ids = Tokenizer.from_folder(folder).encode(text[: WINDOWS * context * 8])
+    windows = [ids[i : i + context] for i in range(0, min(len(ids), WINDOWS * context), context)]
+    runners = {"auto f32": open_runner(folder, "auto", "f32", context)}
     for weights in ("q8", "q4"):
-        rounded = log_probabilities(folder, texts, weights, "f32")
-        print(shown(f"{weights} against the checkpoint's weights", exact, rounded))
-        both = log_probabilities(folder, texts, weights, "int8")
-        print(shown(f"{weights} and int8 attention against the same", exact, both))
-        print(shown(f"{weights}: int8 attention alone", rounded, both))
+        for attention in ("f32", "int8"):
+            runners[f"{weights} {attention}"] = open_runner(folder, weights, attention, context)
+    rows = list(divergences(runners, windows))
+    for runner in runners.values():
+        runner.close()
+    print(f"{folder.resolve().name}: {len(windows)} windows of {context} tokens")
+    print(f"{'':42} {'mean KL':>10} {'median':>10} {'99 %':>10} {'99.9 %':>10} {'same top':>10}")
+    for index, (name, _, _) in enumerate(PAIRS):
+        kl = np.concatenate([row[index][0] for row in rows])
+        same = np.concatenate([row[index][1] for row in rows]).mean()
+        tail = " ".join(f"{np.quantile(kl, q):10.2e}" for q in (0.5, 0.99, 0.999))
+        print(f"{name:42} {kl.mean():10.2e} {tail} {100 * same:8.2f} %")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("text", type=Path)
     parser.add_argument("models", nargs="*")
+    parser.add_argument("--context", type=int, default=256, help="tokens in a window")
     arguments = parser.parse_args()
     text = arguments.text.read_text(encoding="utf-8")
     for model in arguments.models or [None]:
-        compare(model, text)
+        compare(model, text, arguments.context)
 
 
 if __name__ == "__main__":

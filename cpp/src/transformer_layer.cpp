@@ -31,7 +31,7 @@ void StepWorker::layer(const Layer& layer, int32_t index) {
   barrier();
   lap(OpGroup::qkv);
   attention(layer, index);
-  barrier_before(layer.out);
+  barrier_before({layer.out});
   lap(OpGroup::attention);
   const Activations attended = input(layer.out, b.attended, b.attended_ld, rows);
   if (layer.parallel_residual) {  // the MLP reads the same x, so the sum waits for it
@@ -39,13 +39,13 @@ void StepWorker::layer(const Layer& layer, int32_t index) {
     barrier();
     lap(OpGroup::out);
   } else {
-    finish_block(layer.out, attended, layer.post_attn, layer.up, OpGroup::out);
+    finish_block(layer.out, attended, layer.post_attn, {layer.up, layer.gated}, OpGroup::out);
   }
-  mlp(layer, index + 1 < static_cast<int32_t>(c_.model.layers.size()) ? c_.model.layers[index + 1].qkv
-                                                                      : c_.model.head);
+  const bool last = index + 1 == static_cast<int32_t>(c_.model.layers.size());
+  mlp(layer, {last ? c_.model.head : c_.model.layers[index + 1].qkv});
 }
 
-void StepWorker::mlp(const Layer& layer, const Linear& next) {
+void StepWorker::mlp(const Layer& layer, const NextLinear& next) {
   const StepBuffers& b = c_.buffers;
   const int32_t rows = c_.plan.num_rows();
   const Activations normed = input(layer.up, b.x, b.hidden_ld, rows, &layer.norm_mlp);
@@ -55,7 +55,7 @@ void StepWorker::mlp(const Layer& layer, const Linear& next) {
           .ld = b.mlp_ld,
           .columns = layer.intermediate,
           .activation = layer.activation});
-  barrier_before(layer.down);
+  barrier_before({layer.down});
   lap(OpGroup::up);
   const Activations active = input(layer.down, b.mlp, b.mlp_ld, rows);
   if (layer.parallel_residual) {
@@ -73,8 +73,8 @@ void StepWorker::mlp(const Layer& layer, const Linear& next) {
 }
 
 /// x += linear(input), or x += post(linear(input)): a norm needs the whole row, hence one more barrier.
-void StepWorker::finish_block(const Linear& l, const Activations& input, const Norm& post, const Linear& next,
-                              OpGroup group) {
+void StepWorker::finish_block(const Linear& l, const Activations& input, const Norm& post,
+                              const NextLinear& next, OpGroup group) {
   const StepBuffers& b = c_.buffers;
   if (post.weight == nullptr) {
     linear(l, input,

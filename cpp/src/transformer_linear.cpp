@@ -1,4 +1,4 @@
-// One linear layer over the threads: static slices of panels, a shared tail, and what happens to finished
+// One linear layer over the threads: units of panels from the stage queues, and what happens to finished
 // tiles.
 #include <algorithm>
 #include <cstring>
@@ -36,10 +36,12 @@ constexpr int32_t kStreamRows = 16;  // more rows: the multipliers are the limit
 
 }  // namespace
 
-void StepWorker::barrier_before(const Linear& next) {
+void StepWorker::barrier_before(const NextLinear& next) {
   if (c_.plan.num_rows() > kStreamRows) return barrier();
-  const PackedMatrix& w = next.w;
-  const int64_t first = c_.queues.first_unit(thread_, w.panels()) * w.panel_bytes();
+  const PackedMatrix& w = next.linear.w;
+  const int32_t unit = unit_panels(w.panels(), threads_, next.pairs);
+  const int32_t units = (w.panels() + unit - 1) / unit;
+  const int64_t first = std::min(w.panels(), c_.queues.first_unit(thread_, units) * unit) * w.panel_bytes();
   const int64_t left = w.bytes() - first;
   Ahead ahead{w.data + first, w.data + first + std::min(left, kAheadBytes)};
   c_.pool.barrier(&ahead);

@@ -1,5 +1,5 @@
 // One thread's way through a step. Every thread runs the same StepWorker::run() and meets the others at
-// barriers; within a stage they share the work by static slices and atomic counters. Which thread computes
+// barriers; within a stage they share the work by the stage queues. Which thread computes
 // what never changes a bit of the result: sums are never split.
 #pragma once
 #include <array>
@@ -47,6 +47,12 @@ struct Epilogue {
   ActivationKind activation = ActivationKind::silu;
 };
 
+/// The linear after a barrier; `pairs`: its panels are gates and factors in turn.
+struct NextLinear {
+  const Linear& linear;
+  bool pairs = false;
+};
+
 struct RowRange {
   int32_t begin = 0, end = 0;
 };
@@ -59,8 +65,8 @@ class StepWorker {
  private:
   // transformer_layer.cpp
   void layer(const Layer& layer, int32_t index);
-  void mlp(const Layer& layer, const Linear& next);
-  void finish_block(const Linear& linear, const Activations& input, const Norm& post, const Linear& next,
+  void mlp(const Layer& layer, const NextLinear& next);
+  void finish_block(const Linear& linear, const Activations& input, const Norm& post, const NextLinear& next,
                     OpGroup group);
 
   // transformer_input.cpp: rows into and between the linears
@@ -107,7 +113,7 @@ class StepWorker {
   }
   void barrier() { c_.pool.barrier(); }
   /// A barrier before the linear `next`: while it waits, this thread fetches its share of the weights.
-  void barrier_before(const Linear& next);
+  void barrier_before(const NextLinear& next);
   /// Books the time since the last call (thread 0 only).
   void lap(OpGroup group);
 

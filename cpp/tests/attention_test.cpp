@@ -106,6 +106,9 @@ TEST(in_integers_every_cut_gives_the_same_bits_too) {
     s.softcap = pick({0, 0, 1}) * 1.5f;
     check_shape(s, 200 + seed, 12);
   }
+  for (const int head_dim : {1, 511, 512}) {
+    check_shape({.heads = 2, .head_dim = head_dim, .start = 250, .rows = 20, .int8 = true}, 229, 16);
+  }
   check_shape({.heads = 71, .head_dim = 8, .start = 30, .rows = 5, .int8 = true}, 230, 16);
   check_shape({.heads = 2, .head_dim = 64, .rows = 300, .window = 20, .causal = false, .int8 = true}, 231,
               40);
@@ -122,6 +125,24 @@ TEST(in_integers_a_value_that_is_not_finite_stays_with_the_rows_that_see_it) {
     const std::vector<float> out = c.run(*kernels, {40});
     for (int row = 0; row < 40; ++row) {
       CHECK(std::isfinite(out[static_cast<size_t>(row * c.out_ld())]) == (row < 20));
+    }
+  }
+}
+
+// Codes of four values share a word; the window begins just after the bad token of such a four.
+TEST(in_integers_a_value_that_is_not_finite_leaves_its_neighbours_alone) {
+  for (const Kernels* kernels : all_kernels()) {
+    const Shape shape{.heads = 1, .head_dim = 32, .start = 240, .rows = 40, .window = 4, .int8 = true};
+    Case c(*kernels, shape, 241);
+    const std::vector<float> clean = c.run(*kernels, {40}), one(32, 0.5f), bad(32, -kNan);
+    c.put(260, one.data(), bad.data());
+    const std::vector<float> out = c.run(*kernels, {40});
+    for (int row = 0; row < 40; ++row) {
+      const bool sees = row >= 20 && row < 24;
+      for (int d = 0; d < 32; ++d) {
+        const size_t i = static_cast<size_t>(row * c.out_ld() + d);
+        CHECK(sees ? std::isnan(out[i]) : out[i] == clean[i]);
+      }
     }
   }
 }

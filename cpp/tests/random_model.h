@@ -26,6 +26,7 @@ struct Knobs {
        positions = false;
   bool tied = false;    // the embedding is read from the packed head
   bool uneven = false;  // layers of different widths
+  bool int8_attention = false;
 };
 
 /// Floats and packed bytes with addresses that do not move.
@@ -98,6 +99,7 @@ class RandomModel {
     model_.max_positions = 1024;
     model_.norm = k.norm;
     model_.final_softcap = k.final_softcap;
+    model_.int8_attention = k.int8_attention;
     if (k.rotated > 0) {
       Rope rope;
       for (int i = 0; i < k.rotated / 2; ++i)

@@ -38,6 +38,8 @@ struct Setup {
   KvPages kv;
 };
 
+constexpr int32_t kPromptTokens = 203;  // cuts lie on both sides of it, and one piece lies across
+
 /// Logits [tokens, vocab] of one sequence run in chunks of the given sizes (the last one repeats).
 std::vector<float> run_chunks(Setup& s, const std::vector<int32_t>& tokens,
                               const std::vector<int32_t>& sizes) {
@@ -51,6 +53,7 @@ std::vector<float> run_chunks(Setup& s, const std::vector<int32_t>& tokens,
     SequenceInput input{.tokens = tokens.data() + done, .num_tokens = size, .start = done};
     input.blocks = blocks.data();
     input.num_blocks = static_cast<int32_t>(blocks.size());
+    input.prompt_tokens = kPromptTokens;
     s.transformer.step(s.kv, {input}, out, logits.data() + int64_t{done} * vocab);
     done += size;
   }
@@ -120,6 +123,12 @@ void check_invariance(const Knobs& knobs, bool kv_f32 = false) {
 TEST(f32_and_bf16_llama_are_invariant) {
   check_invariance({.format = Format::F32}, true);
   check_invariance({.format = Format::BF16});
+}
+
+TEST(prompts_in_integers_are_invariant) {
+  check_invariance({.format = Format::P4, .group = 32, .int8_attention = true});
+  check_invariance({.format = Format::P8, .group = 64, .head_dim = 17, .window = 40, .int8_attention = true});
+  check_invariance({.format = Format::F32, .kv_heads = 1, .attention_softcap = 5, .int8_attention = true});
 }
 
 TEST(p8_and_p4_llama_are_invariant) {

@@ -4,6 +4,7 @@
 // single tokens and single queries, chunks are aligned to position 0, and keys a query does not see have code
 // 0: so a result depends neither on how a prompt was cut nor on what the page holds beyond it. After J. Zhang
 // et al., "SageAttention" (2024), without its smoothing of K; the int8 P V is ours.
+// A weight of V below 1/254 of the largest among its 64 keys counts as zero, as in any product of 8 bits.
 #include "linear_ops.h"
 #include "ops/attention_keys.h"
 #include "vec/vec.h"
@@ -126,6 +127,7 @@ void pack_keys(const uint16_t* page, int32_t head_dim, int64_t head_k, uint8_t* 
 void pack_values(const uint16_t* rows, int32_t head_dim, int64_t panel_bytes, uint8_t* line,
                  float* token_scale) {
   Vec inverse[4];
+  bool finite[4];
   for (int i = 0; i < 4; ++i) {
     Vec top = broadcast(0.0f), poison = top;
     for (int d = 0; d < head_dim; d += kWidth) {
@@ -138,11 +140,14 @@ void pack_values(const uint16_t* rows, int32_t head_dim, int64_t panel_bytes, ui
     float lanes[kWidth];
     store(lanes, scale);
     token_scale[i] = lanes[0];
+    finite[i] = lanes[0] == lanes[0];
   }
   for (int d = 0; d < head_dim; d += kWidth) {
     Vec x[4];
     for (int i = 0; i < 4; ++i) {
-      x[i] = mul(load_f16_partial(rows + i * head_dim + d, smaller(kWidth, head_dim - d)), inverse[i]);
+      // Codes of four tokens share a word: one that is not finite may not spill into the others.
+      const Vec v = load_f16_partial(rows + i * head_dim + d, smaller(kWidth, head_dim - d));
+      x[i] = finite[i] ? mul(v, inverse[i]) : broadcast(0.0f);
     }
     store_codes(x, line + d / kPanel * panel_bytes + 4 * (d % kPanel));
   }

@@ -18,6 +18,7 @@ from narrows.models.checkpoint import open_checkpoint
 from narrows.models.config import read_config
 from narrows.models.families import build_spec
 from narrows.models.spec import TransformerSpec
+from narrows.runners.attention import int8_attention
 from narrows.runners.memory import available_bytes, require, shown_bytes
 from narrows.runners.native_model import build_model
 from narrows.runners.options import KV_BLOCK, CpuOptions
@@ -81,7 +82,8 @@ def load_model(folder: Path, options: CpuOptions, *, progress: Progress | None =
         plan, checkpoint, folder=folder, pool=pool, use_cache=options.cache, progress=progress, times=times
     )
     with times.measure("build"):
-        model = build_model(spec, weights, checkpoint, int8_attention=_int8_attention(plan, options))
+        in_int8, attention = int8_attention(spec, plan.recipe.weights, weights, options)
+        model = build_model(spec, weights, checkpoint, int8_attention=in_int8)
         try:
             kv = _core.KvPages(model, kv_size.num_blocks, options.kv_dtype == "f32")
             transformer = _core.Transformer(model, pool, options.max_step_tokens)
@@ -91,20 +93,10 @@ def load_model(folder: Path, options: CpuOptions, *, progress: Progress | None =
                 f"tokens; "
                 "choose fewer blocks or a smaller max_step_tokens"
             ) from error
-    description = _describe(spec, weights, pool, isa, options, kv)
+    description = _describe(spec, weights, pool, isa, options, kv) | {"attention": attention}
     return Loaded(
         spec, options, model, pool, kv, transformer, kv_size.max_context, description, dict(times.seconds)
     )
-
-
-def _int8_attention(plan: PackPlan, options: CpuOptions) -> bool:
-    """Beside the rounding of 4-bit weights that of 8-bit attention does not show; beside 8-bit ones it does.
-
-    Measured by benchmarks/attention_quality.py.
-    """
-    if options.attention != "auto":
-        return options.attention == "int8"
-    return options.kv_dtype == "f16" and plan.recipe.weights == "q4"
 
 
 def kv_block_bytes(spec: TransformerSpec, *, f32: bool) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EMBEDDED_NAME = "narrows-stories"  # the model inside the package
 WEIGHTS_KINDS = ("auto", "f32", "f16", "bf16", "q8", "q4")  # runners.plan checks them again
 GROUPED_KINDS = ("q8", "q4")  # with scales per group
+ATTENTION_KINDS = ("auto", "f32", "int8")
 MAX_SIZE_BYTES = 1 << 60
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -61,6 +62,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="weights per scale, for q8 and q4: 32, 64 or 128; default: 128",
     )
+    group.add_argument(
+        "--attention",
+        choices=ATTENTION_KINDS,
+        default="auto",
+        help="of prompts; auto: int8 beside q4 weights where the keys bear it, else f32",
+    )
     group.add_argument("--threads", type=int, metavar="N", help="default: the cores this process may use")
     group.add_argument(
         "--max-context", type=int, metavar="TOKENS", help="prompt and answer; default: the model's"
@@ -79,8 +86,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def model_words(arguments: argparse.Namespace) -> list[str]:
     """The same options as words of a command line, to start another process with them."""
     words = [] if arguments.model is None else [str(arguments.model)]
-    names = ("weights", "group_size", "threads", "max_context", "kv_memory", "max_running", "max_waiting")
-    for name in (*names, "prefill_chunk"):
+    names = ("weights", "group_size", "attention", "threads", "max_context", "kv_memory")
+    for name in (*names, "max_running", "max_waiting", "prefill_chunk"):
         value = getattr(arguments, name)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
@@ -98,7 +105,9 @@ def open_model(arguments: argparse.Namespace, *, progress: Progress | None = Non
         "max_context": arguments.max_context,
     }
     options = CpuOptions(
-        weights=arguments.weights, **{name: value for name, value in given.items() if value is not None}
+        weights=arguments.weights,
+        attention=arguments.attention,
+        **{name: value for name, value in given.items() if value is not None},
     )
     if arguments.group_size is not None and arguments.weights not in GROUPED_KINDS:
         raise InvalidConfig(
