@@ -111,6 +111,11 @@ async def _enumerated(chunks):
         index += 1
 
 
+# A dropped stream leaves one of the client library's generators to the garbage collector, which may run in a
+# thread of the server and then finds it executing: the client's matter, not the server's.
+@pytest.mark.filterwarnings(
+    r"ignore:Exception ignored in. <async_generator object:pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("num_blocks", [1024, 96])
 def test_a_cancel_storm_leaks_nothing_and_changes_no_other_answer(num_blocks: int) -> None:
     """With few blocks there are preemptions as well."""
