@@ -182,16 +182,7 @@ void softmax(Tile& t, int i, int begin, int end, int width) {
     for (int key = 0; key < width; key += kWidth) store(row + key, broadcast(0.0f));
     return;
   }
-  const float cap = t.args.softcap;
-  Vec best = broadcast(-kInfinity);
-  for (int key = begin / kWidth * kWidth; key < end; key += kWidth) {
-    Vec s = load(row + key);
-    if (cap > 0.0f) s = mul(broadcast(cap), tanh_of(div(s, broadcast(cap))));
-    s = select(lanes_between(begin - key, end - key), s, broadcast(-kInfinity));
-    store(row + key, s);
-    best = max_of(best, s);
-  }
-  const float chunk_max = reduce_max(best);
+  const float chunk_max = mask_scores(row, begin, end, t.args.softcap);
   const float new_max = chunk_max > t.max[i] ? chunk_max : t.max[i];
   const Vec max = broadcast(new_max);
   Vec total = broadcast(0.0f);

@@ -1,9 +1,11 @@
-// Which keys a query sees, and where its keys and values lie. Shared by the float and the integer attention.
+// Which keys a query sees, where its keys and values lie, and its masked scores. Shared by the float and the
+// integer attention.
 #pragma once
 #include <cstdint>
 
 #include "narrows/kernels.h"
 #include "ops/isa.h"
+#include "vec/vec.h"
 
 namespace narrows::NARROWS_ISA_NAMESPACE {
 
@@ -39,6 +41,22 @@ inline const float* query_at(const AttentionArgs& a, int64_t vector) {
 }
 inline float* result_at(const AttentionArgs& a, int64_t vector) {
   return a.out + vector / a.heads * a.out_ld + vector % a.heads * a.head_dim;
+}
+
+// Scores of keys [begin, end) of a chunk after the softcap, -inf in the vectors' other lanes; returns their
+// max.
+inline float mask_scores(float* scores, int begin, int end, float cap) {
+  Vec best = broadcast(-kInfinity);
+  for (int key = begin / kWidth * kWidth; key < end; key += kWidth) {
+    Vec s = load(scores + key);
+    if (cap > 0.0f) s = mul(broadcast(cap), tanh_of(div(s, broadcast(cap))));
+    if (key < begin || key + kWidth > end) {
+      s = select(lanes_between(begin - key, end - key), s, broadcast(-kInfinity));
+    }
+    store(scores + key, s);
+    best = max_of(best, s);
+  }
+  return reduce_max(best);
 }
 
 // attention_int8.cpp

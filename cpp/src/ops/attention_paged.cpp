@@ -84,18 +84,7 @@ void softmax_chunk(Tile& t, int i) {
   float* row = t.scores + i * kKeyChunk;
   const int begin = t.begin[i], end = t.end[i];
   const int first = begin / kWidth * kWidth;
-  const float cap = t.args.softcap;
-  Vec best = broadcast(-kInfinity);
-  for (int key = first; key < end; key += kWidth) {
-    Vec s = load(row + key);
-    if (cap > 0.0f) s = mul(broadcast(cap), tanh_of(div(s, broadcast(cap))));
-    if (key < begin || key + kWidth > end) {
-      s = select(lanes_between(begin - key, end - key), s, broadcast(-kInfinity));
-    }
-    store(row + key, s);
-    best = max_of(best, s);
-  }
-  const float chunk_max = reduce_max(best);
+  const float chunk_max = mask_scores(row, begin, end, t.args.softcap);
   const float new_max = chunk_max > t.max[i] ? chunk_max : t.max[i];
   const Vec max = broadcast(new_max);
   Vec total = broadcast(0.0f);
