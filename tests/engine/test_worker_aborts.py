@@ -21,6 +21,17 @@ from engine_cases import (
 from narrows.engine.fake import FakeRunner
 
 
+def halting_runner() -> FakeRunner:
+    """Gives one token and then waits for its gate: a slow test cannot miss the middle of an answer."""
+
+    def choose(ids: object, index: int) -> None:
+        if index == 0:
+            runner.gate.clear()
+
+    runner = FakeRunner(alphabet=tuple(b"xyz"), choose=choose)
+    return runner
+
+
 def test_abort_gives_a_last_chunk_and_frees_everything(worker_of: MakeWorker) -> None:
     runner = FakeRunner(alphabet=tuple(b"xyz"))
     worker = worker_of(runner)
@@ -66,13 +77,12 @@ def test_leaving_or_dropping_a_stream_aborts_its_request(worker_of: MakeWorker, 
 
 
 def test_cancelling_the_reading_task_aborts_the_request(worker_of: MakeWorker) -> None:
-    runner = FakeRunner(alphabet=tuple(b"xyz"))
+    runner = halting_runner()
     worker = worker_of(runner)
 
     async def cancel_midway() -> None:
         stream = worker.submit(ask("a", 400))
         await anext(stream)
-        runner.gate.clear()
         task = asyncio.create_task(collect_async(stream))
         await asyncio.sleep(0.02)
         task.cancel()
@@ -88,11 +98,10 @@ def test_cancelling_the_reading_task_aborts_the_request(worker_of: MakeWorker) -
 
 
 def test_after_an_abort_at_most_the_step_under_way_still_runs(worker_of: MakeWorker) -> None:
-    runner = FakeRunner(alphabet=tuple(b"xyz"))
+    runner = halting_runner()
     worker = worker_of(runner)
     stream = worker.submit(ask("a", 400))
     next(stream)
-    runner.gate.clear()
     time.sleep(0.02)
     steps = runner.num_steps
     stream.abort()
@@ -132,7 +141,7 @@ def test_a_storm_of_aborts_leaks_nothing_and_changes_no_other(worker_of: MakeWor
 
 
 def test_a_loop_that_is_gone_aborts_its_requests(worker_of: MakeWorker) -> None:
-    runner = FakeRunner(alphabet=tuple(b"xyz"))
+    runner = halting_runner()
     worker = worker_of(runner)
     loop = asyncio.new_event_loop()
     stream = worker.submit(ask("a", 400))

@@ -36,7 +36,8 @@ UNLIKELY = -50.0  # the logit of a token outside the alphabet
 ROLES = {"system": BOS_ID, "user": USER_ID, "assistant": ASSISTANT_ID}
 MARKERS = {"<|eos|>": EOS_ID, "<|bos|>": BOS_ID, "<|user|>": USER_ID, "<|assistant|>": ASSISTANT_ID}
 
-Chooser = Callable[[tuple[int, ...], int], int]  # (all tokens so far, number of this output token) -> its id
+# (all tokens so far, number of this output token) -> its id, or None: drawn as usual
+Chooser = Callable[[tuple[int, ...], int], int | None]
 
 
 class ByteTokenizer:
