@@ -45,6 +45,7 @@ SourceRows source_rows(const Array& array, const std::string& name);
 FloatsOut make_floats(int64_t rows, int64_t columns);
 
 void bind_weights(nb::module_& m);
+void bind_weight_file(nb::module_& m);
 void bind_model(nb::module_& m);
 void bind_sampler(nb::module_& m);
 void bind_transformer(nb::module_& m);

@@ -6,6 +6,7 @@ NB_MODULE(_core, m) {
   // Objects alive at interpreter exit are the interpreter's business: reporting them would scare users.
   nanobind::set_leak_warnings(false);
   narrows::python::bind_weights(m);
+  narrows::python::bind_weight_file(m);
   narrows::python::bind_model(m);
   narrows::python::bind_sampler(m);
   narrows::python::bind_transformer(m);

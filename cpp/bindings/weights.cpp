@@ -5,7 +5,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -117,23 +116,6 @@ uint64_t checksum_bytes(const Array& data, ThreadPool& pool) {
   return checksum(static_cast<const uint8_t*>(data.data()), static_cast<int64_t>(data.size()), pool);
 }
 
-uint64_t read_checked(int file, int64_t offset, const BytesOut& dst, ThreadPool& pool) {
-  if (offset < 0) refuse("offset must not be negative");
-  auto* to = static_cast<uint8_t*>(dst.data());
-  std::error_code failure;
-  {
-    const nb::gil_scoped_release release;
-    try {
-      return read_checksum(file, offset, to, static_cast<int64_t>(dst.size()), pool);
-    } catch (const std::system_error& error) {
-      failure = error.code();
-    }
-  }
-  errno = failure.value();
-  PyErr_SetFromErrno(PyExc_OSError);
-  throw nb::python_error();
-}
-
 double measure_bandwidth(int64_t num_bytes, int repeats, ThreadPool& pool) {
   if (num_bytes < 1) refuse("num_bytes must be positive");
   if (repeats < 1) refuse("repeats must be positive");
@@ -188,7 +170,6 @@ void bind_weights(nb::module_& m) {
   m.def("unpack", &unpack_all, "data"_a.noconvert(), nb::kw_only(), "format"_a, "n"_a, "k"_a, "group"_a = 0,
         "has_zero"_a = false);
   m.def("checksum", &checksum_bytes, "data"_a.noconvert(), "pool"_a);
-  m.def("read_checksum", &read_checked, "file"_a, "offset"_a, "dst"_a.noconvert(), "pool"_a);
   m.def("read_bandwidth", &measure_bandwidth, "num_bytes"_a, "repeats"_a, "pool"_a);
   m.def("int8_peak", &measure_int8_peak, "seconds"_a, "pool"_a);
   m.def("linear", &linear_once, "data"_a.noconvert(), "x"_a.noconvert(), nb::kw_only(), "format"_a, "n"_a,

@@ -1,15 +1,12 @@
 // Passes over memory at the speed of memory: the checksum of the cache and the read-bandwidth probe
 // (narrows/pack.h).
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <chrono>
 #include <cstring>
 #include <new>
-#include <system_error>
 
 #include "narrows/pack.h"
 
@@ -89,47 +86,21 @@ struct Mapping {
   size_t bytes;
 };
 
-/// pread of exactly `bytes`; throws where the file ends before or cannot be read.
-void read_exactly(int file, int64_t offset, uint8_t* to, int64_t bytes) {
-  while (bytes > 0) {
-    const ssize_t got = pread(file, to, static_cast<size_t>(bytes), offset);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw std::system_error(errno, std::generic_category(), "reading packed weights");
-    if (got == 0) throw std::system_error(EIO, std::generic_category(), "packed weights end too early");
-    to += got;
-    offset += got;
-    bytes -= got;
-  }
-}
+}  // namespace
 
-/// `before(begin, bytes)` runs on the thread that then hashes the block.
-template <typename Before>
-uint64_t checksum_blocks(const uint8_t* data, int64_t bytes, ThreadPool& pool, Before&& before) {
+uint64_t checksum(const uint8_t* data, int64_t bytes, ThreadPool& pool) {
   const int64_t blocks = (bytes + kBlockBytes - 1) / kBlockBytes;
   std::vector<uint64_t> hashes(static_cast<size_t>(blocks));
   std::atomic<int64_t> next{0};
   pool.run([&](int) {
     for (int64_t b = next++; b < blocks; b = next++) {
       const int64_t size = std::min(kBlockBytes, bytes - b * kBlockBytes);
-      before(b * kBlockBytes, size);
       hashes[static_cast<size_t>(b)] = hash_block(data + b * kBlockBytes, size);
     }
   });
   uint64_t hash = mix(static_cast<uint64_t>(bytes) + kPrime);
   for (uint64_t block : hashes) hash = mix(rotate(hash, 17) ^ block) * kPrime;
   return hash;
-}
-
-}  // namespace
-
-uint64_t checksum(const uint8_t* data, int64_t bytes, ThreadPool& pool) {
-  return checksum_blocks(data, bytes, pool, [](int64_t, int64_t) {});
-}
-
-uint64_t read_checksum(int file, int64_t offset, uint8_t* dst, int64_t bytes, ThreadPool& pool) {
-  return checksum_blocks(dst, bytes, pool, [&](int64_t begin, int64_t size) {
-    read_exactly(file, offset + begin, dst + begin, size);
-  });
 }
 
 double read_bandwidth(int64_t bytes, int repeats, ThreadPool& pool) {

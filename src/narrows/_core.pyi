@@ -44,8 +44,23 @@ def unpack(data: Bytes, *, format: str, n: int, k: int, group: int = 0, has_zero
     """The whole matrix [n, k] in float: for tests and quality checks."""
 
 def checksum(data: Bytes, pool: ThreadPool) -> int: ...
-def read_checksum(file: int, offset: int, dst: Bytes, pool: ThreadPool) -> int:
-    """Fills dst from an open file, from `offset` on, and returns the checksum; OSError where the file is too short."""
+
+class WeightFile:
+    """Bytes [offset, offset + num_bytes) of an open file, mapped; OSError where the file is too short."""
+
+    def __init__(self, file: int, *, offset: int, num_bytes: int) -> None: ...
+    @property
+    def data(self) -> Bytes:
+        """Read-only; keeps this object alive."""
+
+    def start_moving(self) -> None:
+        """Moves the bytes into huge pages behind their readers, in a thread of low priority."""
+
+    def finish_moving(self) -> None:
+        """Waits until the moving, if any, has ended."""
+
+    @property
+    def moved_bytes(self) -> int: ...
 
 def read_bandwidth(num_bytes: int, repeats: int, pool: ThreadPool) -> float:
     """GB/s (1e9 bytes) at which the pool reads memory, best of repeats."""

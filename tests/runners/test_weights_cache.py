@@ -76,7 +76,7 @@ def test_without_the_cache_nothing_is_written(saved: Path, home: Path) -> None:
     [
         (lambda raw: raw[: len(raw) // 2], "wrong size"),
         (lambda raw: raw[:10], "not a packed model"),
-        (lambda raw: b"", "unreadable"),
+        (lambda raw: b"", "not a packed model"),
         (lambda raw: b"X" + raw[1:], "not a packed model"),
         (lambda raw: raw[:60] + b"#" + raw[61:], "header does not match"),
         (lambda raw: raw[:8] + b"\xff" * 8 + raw[16:], "header does not match"),

@@ -35,10 +35,6 @@ PackResult pack(const std::vector<SourceRows>& sources, bool interleave, const P
 /// 64-bit checksum of a byte range; independent of the number of threads. Reads at memory speed.
 uint64_t checksum(const uint8_t* data, int64_t bytes, ThreadPool& pool);
 
-/// Reads bytes [offset, offset + bytes) of an open file into dst and returns their checksum: each block is
-/// hashed while it is in cache. Throws std::system_error where the file ends before or cannot be read.
-uint64_t read_checksum(int file, int64_t offset, uint8_t* dst, int64_t bytes, ThreadPool& pool);
-
 /// GB/s at which `pool` reads `bytes` of memory, best of `repeats`.
 double read_bandwidth(int64_t bytes, int repeats, ThreadPool& pool);
 

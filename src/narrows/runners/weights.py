@@ -34,7 +34,7 @@ from narrows.runners.plan import PackPlan, PlannedMatrix, PlannedVector
 
 log = logging.getLogger(__name__)
 
-ROOMY = 2  # weights get memory of their own where this many times their size is free; else the file is mapped
+ROOMY = 2  # weights move into memory of their own where this many times their size is free
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
 
@@ -105,19 +105,19 @@ def load_weights(
     )
     roomy = available_bytes() >= ROOMY * plan.num_bytes
     with times.measure("verify"):
-        data, reason = map_cache(entry, pool, in_huge_pages=roomy)
-    if data is not None:
-        return PackedWeights(plan, data, from_cache=True, is_cached=True)
+        file, reason = map_cache(entry, pool)
+    from_cache = file is not None
     if reason:
         log.warning("packed weights %s are %s; packing again", entry.path, reason)
-    with times.measure("pack"):
-        packed = _pack_into_cache(plan, checkpoint, entry, pool, progress)
-    if roomy and packed.is_cached:
-        with times.measure("verify"):
-            data, _ = map_cache(entry, pool, in_huge_pages=True)
-        if data is not None:
-            return PackedWeights(plan, data, is_cached=True)
-    return packed
+    if file is None:
+        with times.measure("pack"):
+            file = _pack_into_cache(plan, checkpoint, entry, pool, progress)
+    if file is None:
+        with times.measure("pack"):
+            return PackedWeights(plan, _pack_in_memory(plan, checkpoint, pool, progress))
+    if roomy:
+        file.start_moving()
+    return PackedWeights(plan, file.data, from_cache=from_cache, is_cached=True)
 
 
 def _cache_folder() -> Path | None:
@@ -134,14 +134,15 @@ def _pack_into_cache(
     entry: CacheEntry,
     pool: _core.ThreadPool,
     progress: Progress | None,
-) -> PackedWeights:
+) -> _core.WeightFile | None:
+    """None, and a warning, where the disk does not take them."""
     try:
         with cache_writer(entry) as writer:
             _pack(plan, checkpoint, writer.data, pool, progress)
-            return PackedWeights(plan, writer.commit(pool), is_cached=True)
+            return writer.commit(pool)
     except OSError as error:
         log.warning("packed weights cannot be kept in %s (%s); packing in memory", entry.path.parent, error)
-    return PackedWeights(plan, _pack_in_memory(plan, checkpoint, pool, progress))
+        return None
 
 
 def _pack_in_memory(
