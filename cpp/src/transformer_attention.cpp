@@ -35,7 +35,7 @@ void StepWorker::store_part(const Layer& layer, int32_t index, const PlanPart& p
   const SequenceInput& sequence = c_.batch[part.sequence];
   const int32_t heads_per_kv = layer.heads / layer.kv_heads;
   const int64_t head_dim = layer.head_dim;
-  const int64_t block_bytes = c_.kv.block_stride(index) * (c_.kv.is_f32() ? 4 : 2);
+  const int64_t block_bytes = c_.kv.block_stride() * (c_.kv.is_f32() ? 4 : 2);
   uint8_t* k_pages = static_cast<uint8_t*>(c_.kv.k(index, kv_head));
   uint8_t* v_pages = static_cast<uint8_t*>(c_.kv.v(index, kv_head));
   for (int32_t i = 0; i < part.rows; ++i) {
@@ -65,7 +65,7 @@ void StepWorker::attend_part(const Layer& layer, int32_t index, const PlanPart& 
       .out_ld = c_.buffers.attended_ld,
       .k_pages = c_.kv.k(index, kv_head),
       .v_pages = c_.kv.v(index, kv_head),
-      .block_stride = c_.kv.block_stride(index),
+      .block_stride = c_.kv.block_stride(),
       .blocks = sequence.blocks,
       .rows = part.rows,
       .heads = heads_per_kv,

@@ -253,7 +253,7 @@ TEST(kv_pages_do_not_overlap_and_too_many_are_refused) {
     for (int32_t layer = 0; layer < 3; ++layer) {
       for (int32_t head = 0; head < 2; ++head) {
         for (int32_t block = 0; block < 4; ++block) {
-          const int64_t offset = block * kv.block_stride(layer) * 2;
+          const int64_t offset = block * kv.block_stride() * 2;
           visit(static_cast<uint8_t*>(kv.k(layer, head)) + offset, ++tag);
           visit(static_cast<uint8_t*>(kv.v(layer, head)) + offset, ++tag);
         }

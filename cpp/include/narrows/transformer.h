@@ -76,10 +76,8 @@ class KvPages {
   int32_t num_blocks() const { return num_blocks_; }
   bool is_f32() const { return f32_; }
   int64_t bytes() const { return bytes_; }
-  int64_t block_stride(int32_t layer) const {
-    return strides_[layer];
-  }  // elements between blocks of one kv head
-  void* k(int32_t layer, int32_t kv_head) const;  // first block of this head
+  int64_t block_stride() const { return stride_; }  // elements between two blocks of one kv head
+  void* k(int32_t layer, int32_t kv_head) const;    // first block of this head
   void* v(int32_t layer, int32_t kv_head) const;
   static int64_t block_bytes(const Model& model, bool f32);  // of one block over all layers
 
@@ -88,7 +86,8 @@ class KvPages {
   bool f32_ = false;
   int64_t bytes_ = 0;
   uint8_t* data_ = nullptr;
-  std::vector<int64_t> strides_, head_strides_, offsets_;
+  int64_t stride_ = 0;
+  std::vector<int64_t> head_strides_, offsets_;  // by layer, in elements
 };
 
 /// "Run `num_tokens` tokens of one sequence": prefill, chunked prefill and decode are the same thing.
