@@ -56,24 +56,37 @@ void score_step(Tile& t, int b, int blocks, const Element* const* keys, const El
   }
 }
 
-void score_chunk(Tile& t, int64_t block0, int first_block, int end_block) {
+// The f16 pages of a chunk in the order in which they are read: its keys, its values, then the keys that
+// come next.
+struct ChunkPages {
+  const Tile& t;
+  int64_t block0;  // of the chunk
+  int first, end;  // its blocks
+  int64_t last;    // the end of what the tile reads in later chunks
+
+  const uint16_t* at(int i) const {
+    const int blocks = end - first;
+    if (i < blocks) return page_of<uint16_t>(t, t.args.k_pages, block0 + first + i);
+    if (i < 2 * blocks) return page_of<uint16_t>(t, t.args.v_pages, block0 + first + i - blocks);
+    const int64_t next = block0 + kMaxChunkBlocks + i - 2 * blocks;
+    return page_of<uint16_t>(t, t.args.k_pages, next < last ? next : last - 1);
+  }
+};
+
+void score_chunk(Tile& t, const ChunkPages& pages) {
   const int64_t block_floats = int64_t{t.args.head_dim} * kKvBlock;
-  const auto k_or_v = [&](int b) {  // the page to be read `b - first_block` pages into this chunk
-    if (b < end_block) return page_of<uint16_t>(t, t.args.k_pages, block0 + b);
-    return page_of<uint16_t>(t, t.args.v_pages, block0 + smaller(b - end_block + first_block, end_block - 1));
-  };
-  for (int b = first_block; b < end_block; b += kStepBlocks) {
-    const int blocks = smaller(kStepBlocks, end_block - b);
+  for (int b = pages.first; b < pages.end; b += kStepBlocks) {
+    const int blocks = smaller(kStepBlocks, pages.end - b);
     if (reads_f16(t)) {
       const uint16_t *keys[kStepBlocks], *after[kStepBlocks];
       for (int i = 0; i < blocks; ++i) {
-        keys[i] = k_or_v(b + i);
-        after[i] = k_or_v(b + blocks + i);
+        keys[i] = pages.at(b - pages.first + i);
+        after[i] = pages.at(b - pages.first + i + kPagesAhead);
       }
       score_step(t, b, blocks, keys, after);
     } else {
       const float* keys[kStepBlocks];
-      for (int i = 0; i < blocks; ++i) keys[i] = key_block(t, block0 + b + i, t.k + i * block_floats);
+      for (int i = 0; i < blocks; ++i) keys[i] = key_block(t, pages.block0 + b + i, t.k + i * block_floats);
       score_step(t, b, blocks, keys, keys);
     }
   }
@@ -141,28 +154,24 @@ void accumulate_columns(const Tile& t, const ChunkValues<Element>& v, int from, 
   }
 }
 
-// `last_block`: the end of what the tile reads in later chunks.
-void accumulate_chunk(Tile& t, int64_t block0, int64_t last_block, const KeyRange& keys) {
-  const int first = static_cast<int>(keys.begin) / kKvBlock;
-  const int end = (static_cast<int>(keys.end) + kKvBlock - 1) / kKvBlock;
+void accumulate_chunk(Tile& t, const ChunkPages& pages, const KeyRange& keys) {
+  const int blocks = pages.end - pages.first;
   if (reads_f16(t) && t.args.head_dim == t.ld) {
     ChunkValues<uint16_t> v;
     v.ld = t.ld;
-    for (int b = first; b < end; ++b) v.data[b] = page_of<uint16_t>(t, t.args.v_pages, block0 + b);
-    const int64_t next_chunk = block0 + kMaxChunkBlocks;
-    for (int b = first; b < end; ++b) {  // page by page: each is read once
-      v.after = v.data[smaller(b + 1, end - 1)];
-      if (b + 1 == end && next_chunk < last_block) v.after = page_of<uint16_t>(t, t.args.k_pages, next_chunk);
-      accumulate_columns(t, v, b * kKvBlock, (b + 1) * kKvBlock);
+    for (int i = 0; i < blocks; ++i) v.data[pages.first + i] = pages.at(blocks + i);
+    for (int i = 0; i < blocks; ++i) {  // page by page: each is read once
+      v.after = pages.at(blocks + i + kPagesAhead);
+      accumulate_columns(t, v, (pages.first + i) * kKvBlock, (pages.first + i + 1) * kKvBlock);
     }
     return;
   }
   ChunkValues<float> v;
   v.ld = t.ld;
-  for (int b = first; b < end; ++b) {
+  for (int b = pages.first; b < pages.end; ++b) {
     const int from = larger(0, static_cast<int>(keys.begin) - b * kKvBlock);
     const int to = smaller(kKvBlock, static_cast<int>(keys.end) - b * kKvBlock);
-    v.data[b] = value_block(t, block0 + b, from, to, t.v + b * kKvBlock * t.ld);
+    v.data[b] = value_block(t, pages.block0 + b, from, to, t.v + b * kKvBlock * t.ld);
   }
   accumulate_columns(t, v, 0, kKeyChunk);
 }
@@ -185,12 +194,14 @@ void attend_tile(Tile& t, int64_t query0, int queries) {
   for (int64_t key0 = first_key / kKeyChunk * kKeyChunk; key0 < end_key; key0 += kKeyChunk) {
     const KeyRange keys = clip_to_chunk(t, key0);
     if (keys.begin >= keys.end) continue;
-    score_chunk(t, key0 / kKvBlock, static_cast<int>(keys.begin) / kKvBlock,
-                (static_cast<int>(keys.end) + kKvBlock - 1) / kKvBlock);
+    const ChunkPages pages{t, key0 / kKvBlock, static_cast<int>(keys.begin) / kKvBlock,
+                           (static_cast<int>(keys.end) + kKvBlock - 1) / kKvBlock,
+                           (end_key + kKvBlock - 1) / kKvBlock};
+    score_chunk(t, pages);
     for (int i = 0; i < queries; ++i) {
       if (t.begin[i] < t.end[i]) softmax_chunk(t, i);
     }
-    accumulate_chunk(t, key0 / kKvBlock, (end_key + kKvBlock - 1) / kKvBlock, keys);
+    accumulate_chunk(t, pages, keys);
   }
   finish_tile(t);
 }
