@@ -46,6 +46,7 @@ FloatsOut make_floats(int64_t rows, int64_t columns);
 
 void bind_weights(nb::module_& m);
 void bind_weight_file(nb::module_& m);
+void bind_byte_pairs(nb::module_& m);
 void bind_model(nb::module_& m);
 void bind_sampler(nb::module_& m);
 void bind_transformer(nb::module_& m);

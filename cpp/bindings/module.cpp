@@ -7,6 +7,7 @@ NB_MODULE(_core, m) {
   nanobind::set_leak_warnings(false);
   narrows::python::bind_weights(m);
   narrows::python::bind_weight_file(m);
+  narrows::python::bind_byte_pairs(m);
   narrows::python::bind_model(m);
   narrows::python::bind_sampler(m);
   narrows::python::bind_transformer(m);

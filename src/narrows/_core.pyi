@@ -62,6 +62,28 @@ class WeightFile:
     @property
     def moved_bytes(self) -> int: ...
 
+def pack_byte_pairs(
+    texts: bytes,
+    *,
+    text_sizes: npt.NDArray[np.uint32],
+    ids: npt.NDArray[np.uint32],
+    merges: npt.NDArray[np.uint32],
+    symbols: npt.NDArray[np.uint32],
+    others: npt.NDArray[np.uint32],
+    whole_words: bool,
+) -> Bytes:
+    """Tables of a byte-pair vocabulary: texts end to end, merges [n * 3] (left, right, new) by rank, symbols [256]."""
+
+class BytePairs:
+    """A view of such tables, which it keeps alive; ValueError where they are damaged."""
+
+    def __init__(self, data: Bytes) -> None: ...
+    def encode(self, symbols: list[int], words: list[int | None]) -> list[int]:
+        """Token ids of symbols (a byte, or 256 + i for others[i]); neighbours of the same word merge."""
+
+    def text(self, id: int) -> str | None: ...
+    def id(self, text: str) -> int | None: ...
+
 def read_bandwidth(num_bytes: int, repeats: int, pool: ThreadPool) -> float:
     """GB/s (1e9 bytes) at which the pool reads memory, best of repeats."""
 

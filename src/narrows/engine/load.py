@@ -21,8 +21,7 @@ from narrows.engine.engine import Engine
 from narrows.engine.worker import EngineWorker
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer as FastTokenizer
-
+    from narrows.models.encoder import Encoder
     from narrows.models.tokenizer import Tokenizer
     from narrows.runners.options import CpuOptions
 
@@ -57,14 +56,17 @@ def load_engine(
     progress: Progress | None = None,
 ) -> LoadedEngine:
     """Opens a model and starts its engine; raises InvalidModel, OutOfMemory or UnsupportedHardware."""
+    from narrows.models.compiled_encoder import open_encoder
     from narrows.models.resolve import resolve_model
-    from narrows.models.tokenizer import Tokenizer, read_fast
+    from narrows.models.tokenizer import Tokenizer
     from narrows.runners.cpu import CpuRunner
+    from narrows.runners.options import CpuOptions
 
     began_s = perf_counter()
     folder = resolve_model(model, offline=offline)
+    options = options or CpuOptions()
     # Parsing a vocabulary of 150,000 takes a third of a second and holds the GIL; reading the weights takes
-    # as long and does not need it. So the parsing waits until the reading has begun.
+    # as long and does not need it. So a tokenizer that is not compiled yet waits until the reading has begun.
     is_reading = threading.Event()
 
     def advance(num_done: int, num_total: int) -> None:
@@ -72,12 +74,11 @@ def load_engine(
         if progress is not None:
             progress(num_done, num_total)
 
-    def parse() -> FastTokenizer:
-        is_reading.wait()
-        return read_fast(folder)
+    def read_encoder() -> Encoder:
+        return open_encoder(folder, use_cache=options.cache, before_parsing=is_reading.wait)
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="narrows-tokenizer") as beside:
-        fast = beside.submit(parse)
+        encoder = beside.submit(read_encoder)
         try:
             runner = CpuRunner.from_folder(folder, options, progress=advance)
         finally:
@@ -85,7 +86,7 @@ def load_engine(
         times_s = dict(runner.load_times)
         try:
             waited_s = perf_counter()
-            tokenizer = Tokenizer.from_folder(folder, vocab=runner.info.vocab_size, fast=fast.result())
+            tokenizer = Tokenizer.from_folder(folder, vocab=runner.info.vocab_size, encoder=encoder.result())
             times_s["tokenizer"] = perf_counter() - waited_s  # what was left of it
             engine = Engine(runner, tokenizer, eos_ids=tokenizer.eos_ids, config=config or EngineConfig())
         except BaseException:

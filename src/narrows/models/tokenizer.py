@@ -7,16 +7,14 @@ around a text; add_bos_token of tokenizer_config.json is for folders that lack i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tokenizers import Tokenizer as FastTokenizer
-
 from narrows.errors import InvalidModel, InvalidRequest
 from narrows.models.chat_template import ChatTemplate, read_chat_template
 from narrows.models.config import read_json
+from narrows.models.encoder import Encoder, read_library
 from narrows.models.token_bytes import TokenDecoder, make_token_decoder
 
 TOKEN_NAMES: Final = (
@@ -35,7 +33,7 @@ class Tokenizer:
 
     def __init__(
         self,
-        fast: FastTokenizer,
+        encoder: Encoder,
         decoder: TokenDecoder,
         *,
         eos_ids: frozenset[int],
@@ -43,38 +41,35 @@ class Tokenizer:
         vocab_limit: int | None,
         template: ChatTemplate | None,
     ) -> None:
-        self._fast = fast
+        self._encoder = encoder
         self._decoder = decoder
         self._template = template
-        self._limit = fast.get_vocab_size() if vocab_limit is None else vocab_limit
+        self._limit = encoder.num_tokens_with_added if vocab_limit is None else vocab_limit
         self._bytes: dict[int, bytes] = {}
         self.eos_ids = eos_ids
         self.bos_id = bos_id
-        self.special_ids = frozenset(
-            i for i, token in fast.get_added_tokens_decoder().items() if token.special
-        )
+        self.special_ids = encoder.special_ids
         self.strips_leading_space = decoder.strips_leading_space
 
     @classmethod
     def from_folder(
-        cls, folder: Path, *, vocab: int | None = None, fast: FastTokenizer | None = None
+        cls, folder: Path, *, vocab: int | None = None, encoder: Encoder | None = None
     ) -> Tokenizer:
-        """Reads a folder. `vocab` is the size of the model's embedding: ids beyond it are refused. `fast` is
-        what `read_fast` gave for this folder, where it was called ahead.
+        """Reads a folder. `vocab` is the size of the model's embedding: ids beyond it are refused. `encoder`
+        is what `read_library` or `open_encoder` gave for this folder, where it was called ahead.
         """
-        fast = fast or read_fast(folder)
-        _check_size(folder, fast, vocab)
+        encoder = encoder or read_library(folder)
+        _check_size(folder, encoder, vocab)
         settings = (
             read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
         )
         names = _special_names(settings)
         text = read_chat_template(folder, settings)
-        state = fast.decoder.__getstate__() if fast.decoder is not None else b"null"
         return cls(
-            fast,
-            make_token_decoder(json.loads(state), str(folder / "tokenizer.json")),
-            eos_ids=_eos_ids(folder, fast, names),
-            bos_id=fast.token_to_id(names["bos_token"]) if "bos_token" in names else None,
+            encoder,
+            make_token_decoder(encoder.decoder, str(folder / "tokenizer.json")),
+            eos_ids=_eos_ids(folder, encoder, names),
+            bos_id=encoder.token_id(names["bos_token"]) if "bos_token" in names else None,
             vocab_limit=vocab,
             template=None if text is None else ChatTemplate(text, names),
         )
@@ -91,14 +86,13 @@ class Tokenizer:
     def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         """Token ids; `add_special` adds what the model expects around a text, such as a begin token."""
         try:
-            # The batch call releases the GIL: a long text must not hold up the streams of others.
-            ids: list[int] = self._fast.encode_batch_fast([text], add_special_tokens=add_special)[0].ids
+            ids = self._encoder.encode(text, add_special=add_special)
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequest(
                 "the text holds characters that are not valid Unicode (lone surrogates)"
             ) from error
         if ids and max(ids) >= self._limit:
-            token = self._fast.id_to_token(max(ids))
+            token = self._encoder.token(max(ids))
             raise InvalidRequest(
                 f"the text holds {token!r}, token {max(ids)}, but this model's vocabulary ends at "
                 f"{self._limit - 1}"
@@ -115,15 +109,14 @@ class Tokenizer:
         known = self._bytes.get(token_id)
         if known is None:
             special = token_id in self.special_ids or not 0 <= token_id < self._limit
-            token = None if special else self._fast.id_to_token(token_id)
+            token = None if special else self._encoder.token(token_id)
             known = b"" if token is None else self._decoder.to_bytes(token)
             self._bytes[token_id] = known
         return known
 
     def token_id(self, token: str) -> int | None:
         """The id of a token by its exact text."""
-        found: int | None = self._fast.token_to_id(token)
-        return found
+        return self._encoder.token_id(token)
 
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
@@ -138,33 +131,9 @@ class Tokenizer:
         return self._template.render(messages, add_generation_prompt=add_generation_prompt)
 
 
-def read_fast(folder: Path) -> FastTokenizer:
-    """Parses tokenizer.json: a third of a second for 150,000 tokens, all of it under the GIL."""
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise InvalidModel(
-            f"{path} is missing; where the folder has tokenizer.model or vocab.json instead, convert it: "
-            f"python -c "
-            '"from transformers import AutoTokenizer as T; '
-            "T.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
-        )
-    try:
-        path.open("rb").close()  # the library's word for a file that may not be read is that it is damaged
-        fast = FastTokenizer.from_file(str(path))
-    except PermissionError as error:
-        raise InvalidModel(f"{path} cannot be read: {error.strerror}; change its permissions") from error
-    except Exception as error:  # the library raises bare Exception
-        raise InvalidModel(
-            f"{path} is damaged or of an unknown format ({error}); download it again"
-        ) from error
-    fast.no_truncation()  # a prompt is never cut or padded behind the caller's back
-    fast.no_padding()
-    return fast
-
-
-def _check_size(folder: Path, fast: FastTokenizer, vocab: int | None) -> None:
+def _check_size(folder: Path, encoder: Encoder, vocab: int | None) -> None:
     """A few added tokens may lie beyond the embedding (Gemma 3's image token), the vocabulary may not."""
-    size = fast.get_vocab_size(with_added_tokens=False)
+    size = encoder.num_tokens
     if vocab is not None and size > vocab:
         raise InvalidModel(
             f"{folder / 'tokenizer.json'} has {size} tokens but the model's embedding has {vocab} rows; "
@@ -182,7 +151,7 @@ def _special_names(settings: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def _eos_ids(folder: Path, fast: FastTokenizer, names: Mapping[str, str]) -> frozenset[int]:
+def _eos_ids(folder: Path, encoder: Encoder, names: Mapping[str, str]) -> frozenset[int]:
     """Every token that ends an answer, by generation_config.json (else config.json) and the tokenizer."""
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
@@ -196,5 +165,5 @@ def _eos_ids(folder: Path, fast: FastTokenizer, names: Mapping[str, str]) -> fro
             )
         found.update(ids)
         break
-    token_id = fast.token_to_id(names["eos_token"]) if "eos_token" in names else None
+    token_id = encoder.token_id(names["eos_token"]) if "eos_token" in names else None
     return frozenset(found if token_id is None else found | {token_id})
