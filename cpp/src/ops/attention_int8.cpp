@@ -187,10 +187,15 @@ void softmax(Tile& t, int i, int begin, int end, int width) {
   const Vec max = broadcast(new_max);
   Vec total = broadcast(0.0f);
   for (int key = 0; key < width; key += kWidth) {
-    const Mask seen = lanes_between(begin - key, end - key);
-    const Vec p = select(seen, exp_of(sub(load(row + key), max)), broadcast(0.0f));
+    Vec p = exp_of(sub(load(row + key), max));
+    Vec weighted = mul(p, load(t.b.v_scale + key));
+    if (key < begin || key + kWidth > end) {  // the few vectors at the ends
+      const Mask seen = lanes_between(begin - key, end - key);
+      p = select(seen, p, broadcast(0.0f));
+      weighted = select(seen, weighted, broadcast(0.0f));
+    }
     total = add(total, p);
-    store(row + key, select(seen, mul(p, load(t.b.v_scale + key)), broadcast(0.0f)));
+    store(row + key, weighted);
   }
   float factor[kWidth];
   store(factor, exp_of(sub(broadcast(t.max[i]), max)));

@@ -49,11 +49,10 @@ inline float mask_scores(float* scores, int begin, int end, float cap) {
   Vec best = broadcast(-kInfinity);
   for (int key = begin / kWidth * kWidth; key < end; key += kWidth) {
     Vec s = load(scores + key);
+    const bool is_partial = key < begin || key + kWidth > end;
     if (cap > 0.0f) s = mul(broadcast(cap), tanh_of(div(s, broadcast(cap))));
-    if (key < begin || key + kWidth > end) {
-      s = select(lanes_between(begin - key, end - key), s, broadcast(-kInfinity));
-    }
-    store(scores + key, s);
+    if (is_partial) s = select(lanes_between(begin - key, end - key), s, broadcast(-kInfinity));
+    if (is_partial || cap > 0.0f) store(scores + key, s);  // else they are there already
     best = max_of(best, s);
   }
   return reduce_max(best);
