@@ -66,8 +66,9 @@ class Parts {
 
 template <typename T>
 void append(std::vector<uint8_t>& bytes, const T* items, size_t count) {
-  const auto* begin = reinterpret_cast<const uint8_t*>(items);
-  bytes.insert(bytes.end(), begin, begin + count * sizeof(T));
+  const size_t begin = bytes.size();
+  bytes.resize(begin + count * sizeof(T));
+  if (count > 0) std::memcpy(bytes.data() + begin, items, count * sizeof(T));
 }
 
 std::vector<BytePairs::Merge> merge_table(std::span<const uint32_t> merges) {
