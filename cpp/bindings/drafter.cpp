@@ -1,4 +1,4 @@
-// Python's Drafter and RecentOutputs.
+// Python's Drafter, RecentOutputs and Chances.
 #include "narrows/drafter.h"
 
 #include "checks.h"
@@ -25,19 +25,30 @@ std::vector<int32_t> read_tokens(nb::handle ids) {
 
 /// The text of one request may not outgrow the counters of its automaton.
 struct PyDrafter {
-  explicit PyDrafter(const RecentOutputs* recent) : native(recent) {}
-  void extend(nb::handle ids) {
-    const std::vector<int32_t> tokens = read_tokens(ids);
+  PyDrafter(Chances* everyone, const RecentOutputs* recent) : native(everyone, recent) {}
+  std::vector<int32_t> take(nb::handle ids) {
+    std::vector<int32_t> tokens = read_tokens(ids);
     if (size + static_cast<int64_t>(tokens.size()) > kMaxDimension) refuse("the text is too long");
     size += static_cast<int64_t>(tokens.size());
-    native.extend(tokens.data(), static_cast<int64_t>(tokens.size()));
+    return tokens;
+  }
+  void read(nb::handle ids) {
+    const std::vector<int32_t> tokens = take(ids);
+    native.read(tokens.data(), static_cast<int64_t>(tokens.size()));
+  }
+  double follow(nb::handle ids, int64_t most) {
+    const int32_t limit = checked_int(most, 0, kMaxDimension, "most");
+    const std::vector<int32_t> tokens = take(ids);
+    return native.follow(tokens.data(), static_cast<int64_t>(tokens.size()), limit);
   }
   nb::tuple draft(int64_t most) const {
-    int32_t length = 0;
-    const std::vector<int32_t> tokens = native.draft(checked_int(most, 0, kMaxDimension, "most"), length);
-    nb::list list;
-    for (const int32_t token : tokens) list.append(token);
-    return nb::make_tuple(list, length);
+    std::vector<double> chances;
+    nb::list tokens, reached;
+    for (int32_t token : native.draft(checked_int(most, 0, kMaxDimension, "most"), chances)) {
+      tokens.append(token);
+    }
+    for (double chance : chances) reached.append(chance);
+    return nb::make_tuple(tokens, reached);
   }
 
   Drafter native;
@@ -62,10 +73,21 @@ void bind_drafter(nb::module_& m) {
           },
           "token_ids"_a)
       .def_prop_ro("bytes", &RecentOutputs::bytes);
+  nb::class_<Chances>(m, "Chances")
+      .def(
+          "__init__",
+          [](Chances* self, double memory) {
+            if (!(memory > 0 && memory < 1)) refuse("memory must lie between 0 and 1");
+            new (self) Chances(memory);
+          },
+          "memory"_a);
   nb::class_<PyDrafter>(m, "Drafter")
-      .def(nb::init<const RecentOutputs*>(), "recent"_a.none() = nb::none(), nb::keep_alive<1, 2>())
-      .def("extend", &PyDrafter::extend, "token_ids"_a)
+      .def(nb::init<Chances*, const RecentOutputs*>(), "everyone"_a.none() = nb::none(),
+           "recent"_a.none() = nb::none(), nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())
+      .def("read", &PyDrafter::read, "token_ids"_a)
+      .def("follow", &PyDrafter::follow, "token_ids"_a, "most"_a)
       .def("draft", &PyDrafter::draft, "most"_a)
+      .def_prop_ro("match_length", [](const PyDrafter& self) { return self.native.match_length(); })
       .def_prop_ro("bytes", [](const PyDrafter& self) { return self.native.bytes(); });
 }
 

@@ -57,26 +57,88 @@ int64_t RecentOutputs::bytes() const {
   return static_cast<int64_t>(ring_.size() * sizeof(int32_t) + slots_.size() * sizeof(int64_t));
 }
 
-std::vector<int32_t> Drafter::draft(int32_t most, int32_t& length) const {
-  const Match own = own_.match();
-  const std::vector<int32_t>& text = own_.text();
-  if (recent_ != nullptr) {
-    const Match other = recent_->match(text);
-    if (other.length > own.length) {
-      length = other.length;
-      return recent_->read(other.next, most);
+int32_t Chances::bucket(int32_t length) {
+  constexpr std::array<int32_t, kLengths> least = {1, 2, 3, 4, 6, 8, 12, 16, 32};
+  int32_t found = 0;
+  while (found + 1 < kLengths && least[found + 1] <= length) ++found;
+  return found;
+}
+
+double Chances::prior(int32_t length) {
+  constexpr std::array<double, kLengths> of = {0.10, 0.20, 0.35, 0.50, 0.60, 0.70, 0.80, 0.85, 0.90};
+  return of[bucket(length)];
+}
+
+void Chances::add(int32_t length, bool right) {
+  const int32_t i = bucket(length);
+  all_[i] = all_[i] * memory_ + 1;
+  right_[i] = right_[i] * memory_ + (right ? 1 : 0);
+}
+
+double Chances::chance(int32_t length, double prior) const {
+  constexpr double kPriorWeight = 4;
+  const int32_t i = bucket(length);
+  return (right_[i] + kPriorWeight * prior) / (all_[i] + kPriorWeight);
+}
+
+void Drafter::read(const int32_t* tokens, int64_t count) {
+  own_.extend(tokens, count);
+  choose_source();
+}
+
+double Drafter::follow(const int32_t* tokens, int64_t count, int32_t most) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (match_.length > 0) {
+      chances_.add(match_.length, tokens[i] == guess_);
+      if (everyone_ != nullptr) everyone_->add(match_.length, tokens[i] == guess_);
     }
+    own_.extend(tokens + i, 1);
+    choose_source();
   }
-  length = own.length;
+  if (match_.length == 0) return 0;
+  double expected = 0, reached = 1;
+  for (int32_t i = 0; i < most; ++i) {
+    reached *= chance(match_.length + i);
+    if (reached < kLeast) break;
+    expected += reached;
+  }
+  return expected;
+}
+
+void Drafter::choose_source() {
+  match_ = own_.match();
+  is_recent_ = false;
+  if (recent_ != nullptr) {
+    const Match other = recent_->match(own_.text());
+    is_recent_ = other.length > match_.length;
+    if (is_recent_) match_ = other;
+  }
+  if (match_.length == 0) return;
+  guess_ = is_recent_ ? recent_->read(match_.next, 1)[0] : own_.text()[match_.next];
+}
+
+double Drafter::chance(int32_t length) const {
+  const double prior = Chances::prior(length);
+  return chances_.chance(length, everyone_ != nullptr ? everyone_->chance(length, prior) : prior);
+}
+
+std::vector<int32_t> Drafter::draft(int32_t most, std::vector<double>& chances) const {
+  chances.clear();
   std::vector<int32_t> tokens;
-  if (own.length == 0) return tokens;
+  if (match_.length == 0) return tokens;
+  if (is_recent_) tokens = recent_->read(match_.next, most);
+  const std::vector<int32_t>& text = own_.text();
   const int64_t size = static_cast<int64_t>(text.size());
-  tokens.reserve(most);
-  for (int64_t i = 0; i < most; ++i) {
-    const int64_t from = own.next + i;
+  double reached = 1;
+  for (int32_t i = 0; i < (is_recent_ ? static_cast<int32_t>(tokens.size()) : most); ++i) {
+    reached *= chance(match_.length + i);
+    if (reached < kLeast) break;
+    chances.push_back(reached);
+    const int64_t from = match_.next + i;
     // Past the end of the text the guess goes on with itself: a loop is followed around.
-    tokens.push_back(from < size ? text[from] : tokens[from - size]);
+    if (!is_recent_) tokens.push_back(from < size ? text[from] : tokens[from - size]);
   }
+  tokens.resize(chances.size());
   return tokens;
 }
 

@@ -84,30 +84,31 @@ TEST(the_memory_is_bounded_by_the_text) {
 }
 
 TEST(a_loop_is_followed_around) {
-  Drafter drafter(nullptr);
+  Drafter drafter(nullptr, nullptr);
   const Tokens text = {9, 1, 2, 3, 1, 2, 3, 1};
-  drafter.extend(text.data(), static_cast<int64_t>(text.size()));
-  int32_t length = 0;
-  CHECK(drafter.draft(7, length) == Tokens({2, 3, 1, 2, 3, 1, 2}));
-  CHECK(length == 4);
+  drafter.read(text.data(), static_cast<int64_t>(text.size()));
+  std::vector<double> chances;
+  CHECK(drafter.draft(5, chances) == Tokens({2, 3, 1, 2, 3}));
+  CHECK(drafter.match_length() == 4);
 }
 
 TEST(nothing_comes_of_a_text_without_repeats) {
-  Drafter drafter(nullptr);
-  int32_t length = 7;
-  CHECK(drafter.draft(4, length).empty() && length == 0);
+  Drafter drafter(nullptr, nullptr);
+  std::vector<double> chances;
+  CHECK(drafter.draft(4, chances).empty() && drafter.match_length() == 0);
   const Tokens text = {1, 2, 3};
-  drafter.extend(text.data(), 3);
-  CHECK(drafter.draft(4, length).empty() && length == 0);
+  drafter.read(text.data(), 3);
+  CHECK(drafter.draft(4, chances).empty() && drafter.match_length() == 0);
+  CHECK(drafter.follow(nullptr, 0, 4) == 0);
 }
 
 TEST(a_later_place_goes_before_an_earlier_one) {
-  Drafter drafter(nullptr);
+  Drafter drafter(nullptr, nullptr);
   const Tokens text = {5, 6, 7, 1, 5, 6, 7, 2, 8, 5, 6, 7};
-  drafter.extend(text.data(), static_cast<int64_t>(text.size()));
-  int32_t length = 0;
-  CHECK(drafter.draft(2, length) == Tokens({2, 8}));
-  CHECK(length == 3);
+  drafter.read(text.data(), static_cast<int64_t>(text.size()));
+  std::vector<double> chances;
+  CHECK(drafter.draft(2, chances) == Tokens({2, 8}));
+  CHECK(drafter.match_length() == 3);
 }
 
 TEST(recent_outputs_are_found_and_the_oldest_forgotten) {
@@ -115,17 +116,20 @@ TEST(recent_outputs_are_found_and_the_oldest_forgotten) {
   const int64_t bytes = recent.bytes();
   const Tokens first = {1, 2, 3, 4, 5, 6, 7};
   recent.add(first.data(), 7);
-  Drafter drafter(&recent);
+  Drafter drafter(nullptr, &recent);
   const Tokens text = {90, 2, 3, 4, 5};
-  drafter.extend(text.data(), 5);
-  int32_t length = 0;
-  CHECK(drafter.draft(8, length) == Tokens({6, 7}));  // up to the end of that output
-  CHECK(length == 4);
+  drafter.read(text.data(), 5);
+  std::vector<double> chances;
+  CHECK(drafter.draft(8, chances) == Tokens({6, 7}));  // up to the end of that output
+  CHECK(drafter.match_length() == 4);
   for (uint32_t seed = 0; seed < 20; ++seed) {
     const Tokens other = random_text(seed, 100000, 15);
     recent.add(other.data(), 15);
   }
-  CHECK(drafter.draft(8, length).empty());
+  Drafter later(nullptr, &recent);
+  later.read(text.data(), 5);
+  CHECK(later.draft(8, chances).empty());
+  for (const int32_t guess : drafter.draft(8, chances)) CHECK(guess >= 0);  // its place is overwritten
   CHECK(recent.bytes() == bytes);
 }
 
@@ -133,24 +137,51 @@ TEST(an_own_repeat_goes_before_a_shorter_one_elsewhere) {
   RecentOutputs recent(64);
   const Tokens other = {3, 4, 5, 6, 77};
   recent.add(other.data(), 5);
-  Drafter drafter(&recent);
+  Drafter drafter(nullptr, &recent);
   const Tokens text = {2, 3, 4, 5, 6, 88, 1, 2, 3, 4, 5, 6};
-  drafter.extend(text.data(), static_cast<int64_t>(text.size()));
-  int32_t length = 0;
-  CHECK(drafter.draft(1, length) == Tokens({88}));
-  CHECK(length == 5);
+  drafter.read(text.data(), static_cast<int64_t>(text.size()));
+  std::vector<double> chances;
+  CHECK(drafter.draft(1, chances) == Tokens({88}));
+  CHECK(drafter.match_length() == 5);
 }
 
 TEST(recent_outputs_of_any_length_are_taken) {
   RecentOutputs recent(8);
   std::mt19937 random(1);
-  Drafter drafter(&recent);
+  Drafter drafter(nullptr, &recent);
   for (int32_t i = 0; i < 300; ++i) {
     const Tokens output = random_text(i, 3, random() % 30);
     recent.add(output.data(), static_cast<int64_t>(output.size()));
     const int32_t token = static_cast<int32_t>(random() % 3);
-    drafter.extend(&token, 1);
-    int32_t length = 0;
-    for (const int32_t guess : drafter.draft(5, length)) CHECK(guess >= 0 && guess < 3);
+    drafter.read(&token, 1);
+    std::vector<double> chances;
+    for (const int32_t guess : drafter.draft(5, chances)) CHECK(guess >= 0 && guess < 3);
   }
+}
+
+TEST(chances_follow_what_was_right) {
+  Chances chances(0.9);
+  CHECK_NEAR(chances.chance(5, 0.5), 0.5, 1e-12);
+  for (int i = 0; i < 50; ++i) chances.add(5, true);
+  CHECK(chances.chance(5, 0.5) > 0.8);
+  CHECK_NEAR(chances.chance(9, 0.5), 0.5, 1e-12);
+  for (int i = 0; i < 50; ++i) chances.add(5, false);
+  CHECK(chances.chance(5, 0.5) < 0.2);
+  for (int32_t length = 1; length < 100; ++length)
+    CHECK(Chances::prior(length) <= Chances::prior(length + 1));
+}
+
+TEST(what_is_expected_grows_with_a_copy_and_falls_where_it_ends) {
+  Chances everyone(0.99);
+  Drafter drafter(&everyone, nullptr);
+  Tokens text;
+  for (int32_t i = 0; i < 60; ++i) text.push_back(i);
+  drafter.read(text.data(), 60);
+  CHECK(drafter.follow(text.data(), 1, 15) < 1);
+  CHECK(drafter.follow(text.data() + 1, 39, 15) > 5);
+  std::vector<double> chances;
+  CHECK(drafter.draft(4, chances) == Tokens({40, 41, 42, 43}));
+  CHECK(chances.size() == 4 && chances[0] < 1 && chances[3] < chances[0]);
+  const Tokens other = {7, 9, 7, 3, 7, 12, 7, 8, 7, 2, 7, 5};
+  CHECK(drafter.follow(other.data(), 12, 15) < 0.5);
 }

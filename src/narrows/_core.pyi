@@ -195,13 +195,27 @@ class RecentOutputs:
     @property
     def bytes(self) -> int: ...
 
-class Drafter:
-    """Guesses how a text goes on from what stood before in it, or in `recent`. Not thread-safe."""
+class Chances:
+    """How often guesses were right, by the length of their match; each new one leaves `memory` of the old."""
 
-    def __init__(self, recent: RecentOutputs | None = None) -> None: ...
-    def extend(self, token_ids: Sequence[int]) -> None: ...
-    def draft(self, most: int) -> tuple[list[int], int]:
-        """Up to `most` tokens that may follow, and how many of the text's last tokens stood before them there."""
+    def __init__(self, memory: float) -> None: ...
+
+class Drafter:
+    """Guesses how a text goes on from what stood before in it, or in `recent`. Not thread-safe.
+
+    How good its guesses are it learns from the tokens that come, and tells `everyone`.
+    """
+
+    def __init__(self, everyone: Chances | None = None, recent: RecentOutputs | None = None) -> None: ...
+    def read(self, token_ids: Sequence[int]) -> None:
+        """The prompt."""
+    def follow(self, token_ids: Sequence[int], most: int) -> float:
+        """Tokens drawn. How many of the next `most` guesses are expected to be right."""
+    def draft(self, most: int) -> tuple[list[int], list[float]]:
+        """At most `most` guesses; [j]: the chance that the first j + 1 are right. Unlikely ones are left out."""
+    @property
+    def match_length(self) -> int:
+        """Of the text's last tokens so many stood before the place that the guesses come from; 0: nowhere."""
     @property
     def bytes(self) -> int: ...
 

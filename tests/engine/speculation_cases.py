@@ -12,7 +12,7 @@ from engine_cases import Driver, make_engine
 from narrows.engine.client import GenerationRequest
 from narrows.engine.fake import FakeRunner
 from narrows.engine.request import Request
-from narrows.engine.speculation import Speculator
+from narrows.engine.speculation import Rooms, Speculator
 from narrows.engine.step import Step, StepResult
 
 # (request, most) -> guesses
@@ -24,11 +24,12 @@ def guessing(guesser: Guesser) -> Iterator[None]:
     """Every step of every engine verifies what `guesser` says, whether it pays or not."""
 
     def choose(
-        _: Speculator, requests: Sequence[Request], rooms: Sequence[int], *, max_rows: int
+        speculator: Speculator, requests: Sequence[Request], rooms: Rooms, *, max_rows: int
     ) -> list[list[int]]:
         left = max_rows - len(requests)
         guesses = []
-        for request, room in zip(requests, rooms, strict=True):
+        for request in requests:
+            room = rooms(request, speculator.max_draft)
             guess = guesser(request, room)[: min(room, left)]
             left -= len(guess)
             guesses.append(guess)
@@ -42,7 +43,7 @@ def guessing(guesser: Guesser) -> Iterator[None]:
 def verifying_all() -> Iterator[None]:
     """Every guess of the drafter is verified, whether it pays or not."""
 
-    def best_counts(_: Speculator, chances: list[list[float]], max_rows: int) -> list[int]:
+    def best_counts(_: Speculator, chances: list[list[float]], plan: object, max_rows: int) -> list[int]:
         left = max_rows - len(chances)
         counts = []
         for of_one in chances:
@@ -52,9 +53,7 @@ def verifying_all() -> Iterator[None]:
 
     with (
         mock.patch.object(Speculator, "_best_counts", best_counts),
-        mock.patch("narrows.engine.speculation.LEAST_CHANCE", 0.0),
-        mock.patch("narrows.engine.speculation.LEAST_GAIN", 0.0),
-        mock.patch("narrows.engine.speculation.REFRESH_STEPS", 1 << 60),
+        mock.patch("narrows.engine.speculation.LEAST_GAIN", -1e9),
     ):
         yield
 

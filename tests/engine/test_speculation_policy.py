@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from narrows.engine.request import Request
-from narrows.engine.speculation import MAX_STREAMS, Speculator
-from narrows.engine.step import Sampled, SamplingParams
+from narrows.engine.speculation import MAX_STREAMS, PLAN_STEPS, REFRESH_STEPS, Speculator
+from narrows.engine.step import SamplingParams
 from narrows.engine.step_times import STALE_STEPS, StepTimes
 
 pytest.importorskip("narrows._core", reason="the native core is not built")
@@ -46,8 +46,7 @@ class World:
         """Seconds until every stream is at its end."""
         total_s = 0.0
         while under_way := [r for r in self.requests if r.num_output < len(self.outputs[r.request_id])]:
-            rooms = [len(self.outputs[r.request_id]) - r.num_output - 1 for r in under_way]
-            guesses = self.speculator.choose(under_way, rooms, max_rows=512)
+            guesses = self.speculator.choose(under_way, self.room, max_rows=512) or [[]] * len(under_way)
             for request, guess in zip(under_way, guesses, strict=True):
                 self.verify(request, guess)
             num_rows = len(under_way) + sum(map(len, guesses))
@@ -60,14 +59,15 @@ class World:
             self.num_rows += num_rows
         return total_s
 
+    def room(self, request: Request, most: int) -> int:
+        return min(most, len(self.outputs[request.request_id]) - request.num_output - 1)
+
     def verify(self, request: Request, guess: list[int]) -> None:
         truth = self.outputs[request.request_id][request.num_output :]
         num_right = 0
         while num_right < len(guess) and guess[num_right] == truth[num_right]:
             num_right += 1
-        drawn = truth[: num_right + 1]
-        self.speculator.observe(request, [Sampled(token_id) for token_id in drawn])
-        request.token_ids += drawn
+        request.token_ids += truth[: num_right + 1]
 
 
 def ratio(curve: Curve, texts: Sequence[tuple[list[int], list[int]]], *, noise: float = 0.0) -> float:
@@ -121,42 +121,61 @@ def test_a_machine_that_others_use_too_loses_little() -> None:
         assert ratio(CPU, [copy(seed)], noise=0.2) >= 2
 
 
+def choose(world: World, room: int = 100, *, max_rows: int = 512) -> list[list[int]] | None:
+    return world.speculator.choose(world.requests, lambda _, most: min(most, room), max_rows=max_rows)
+
+
 def test_nothing_is_guessed_beyond_so_many_streams() -> None:
-    world = World(FLAT, [copy(seed) for seed in range(MAX_STREAMS + 1)])
-    rooms = [100] * len(world.requests)
-    assert world.speculator.choose(world.requests, rooms, max_rows=512) == [[]] * len(world.requests)
+    for num_streams in (MAX_STREAMS, MAX_STREAMS + 1):
+        world = World(FLAT, [([*range(9), 1, 2, 3, 4], [5, 6, 7])] * num_streams)
+        world.speculator.times.add(num_streams, 1.0)
+        assert (choose(world) is None) == (num_streams > MAX_STREAMS)
 
 
 def test_the_first_step_measures_and_later_ones_guess() -> None:
     world = World(FLAT, [([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4], [5, 6, 7, 8, 9, 9])])
-    assert world.speculator.choose(world.requests, [4], max_rows=512) == [[]]
+    assert choose(world) is None
     world.speculator.times.add(1, 1.0)
-    assert world.speculator.choose(world.requests, [4], max_rows=512)[0][:3] == [6, 7, 8]
-    assert world.speculator.choose(world.requests, [2], max_rows=512) == [[6, 7]]
-    assert world.speculator.choose(world.requests, [4], max_rows=2) == [[6]]
-    assert world.speculator.choose(world.requests, [0], max_rows=512) == [[]]
+    guesses = choose(world)
+    assert guesses is not None
+    assert guesses[0][:3] == [6, 7, 8]
+    assert choose(world, room=2) == [[6, 7]]
+    assert choose(world, max_rows=2) == [[6]]
+    assert choose(world, room=0) is None
+
+
+def test_a_step_without_guesses_is_run_now_and_then() -> None:
+    world = World(FLAT, [copy(1, 4000)])
+    world.run()
+    assert world.num_steps < 1000  # guesses were right most of the time
+    assert world.speculator.times.age(1) <= REFRESH_STEPS + PLAN_STEPS
 
 
 def test_no_guess_reaches_beyond_an_end_token() -> None:
-    speculator = Speculator(max_draft=15, share=False)
-    request = make_request(1, [1, 2, 3, 4, 5, 6, 7, 1, 2, 3], stop=(6,))
-    request.token_ids.append(4)
-    speculator.times.add(1, 1.0)
-    assert speculator.choose([request], [15], max_rows=512) == [[5]]
+    world = World(FLAT, [([1, 2, 3, 4, 5, 6, 7, 1, 2, 3], [4, 5, 6])])
+    world.requests = [make_request(0, [1, 2, 3, 4, 5, 6, 7, 1, 2, 3], stop=(6,))]
+    world.requests[0].token_ids.append(4)
+    world.speculator.times.add(1, 1.0)
+    assert choose(world) == [[5]]
+
+
+def estimate(times: StepTimes, num_rows: int) -> float:
+    return times.estimates([num_rows])[0]
 
 
 def test_times_are_medians_and_lines_between_them() -> None:
     times = StepTimes()
-    assert times.estimate(4) is None
+    assert times.estimates([4]) == []
     for seconds in (1.0, 1.0, 9.0, 1.1, 1.0):
         times.add(1, seconds)
-    assert times.estimate(1) == 1.0
-    hoped = times.estimate(8)
-    assert hoped is not None
-    assert 1.0 < hoped < 1.3  # nobody knows: hopeful
+    assert estimate(times, 1) == 1.0
+    assert 1.0 < estimate(times, 8) < 1.3  # nobody knows: hopeful
     times.add(5, 3.0)
-    assert times.estimate(3) == pytest.approx(2.0)
-    assert times.estimate(5) == 3.0
+    assert times.estimates([1, 3, 4, 5]) == pytest.approx([1.0, 2.0, 2.5, 3.0])
+    assert estimate(times, 6) > 3.0
+    late = StepTimes()
+    late.add(5, 3.0)
+    assert 2.0 < estimate(late, 1) < 3.0
 
 
 def test_times_are_forgotten_when_they_are_old() -> None:
@@ -164,10 +183,8 @@ def test_times_are_forgotten_when_they_are_old() -> None:
     times.add(8, 100.0)  # an interrupted step
     for _ in range(STALE_STEPS):
         times.add(1, 1.0)
-    assert times.estimate(8) == 100.0
+    assert estimate(times, 8) == 100.0
     times.add(1, 1.0)
-    fresh = times.estimate(8)
-    assert fresh is not None
-    assert fresh < 2.0
+    assert estimate(times, 8) < 2.0
     times.add(8, 1.5)
-    assert times.estimate(8) == 1.5
+    assert estimate(times, 8) == 1.5

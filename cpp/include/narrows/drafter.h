@@ -2,6 +2,7 @@
 // automaton) or in texts kept from other requests (n-gram table). Knows no model; a wrong guess costs time,
 // never a token.
 #pragma once
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -79,18 +80,51 @@ class RecentOutputs {
   std::vector<int64_t> slots_;  // gram -> position after its last occurrence; 0: none
 };
 
-/// Of one request. `recent` may be null, and outlives the drafter.
+/// How often guesses were right, by the length of the match they came from; old ones fade.
+class Chances {
+ public:
+  explicit Chances(double memory) : memory_(memory) {}  // weight of what is known with each new guess
+  void add(int32_t length, bool right);
+  /// `prior` counts like kPriorWeight guesses.
+  double chance(int32_t length, double prior) const;
+  /// What is taken for the chance before anything was seen.
+  static double prior(int32_t length);
+
+ private:
+  static constexpr int32_t kLengths = 9;
+  static int32_t bucket(int32_t length);
+  double memory_;
+  std::array<double, kLengths> right_{}, all_{};
+};
+
+/// Of one request. It learns how good its guesses are without their ever being run: each token that comes is
+/// compared with the one it would have guessed. `everyone` (what is known of all requests) and `recent` may
+/// be null, and outlive the drafter.
 class Drafter {
  public:
-  explicit Drafter(const RecentOutputs* recent) : recent_(recent) {}
-  void extend(const int32_t* tokens, int64_t count) { own_.extend(tokens, count); }
-  /// Up to `most` tokens that may follow, and the length of the match they come from in `length` (0: none).
-  std::vector<int32_t> draft(int32_t most, int32_t& length) const;
+  Drafter(Chances* everyone, const RecentOutputs* recent) : everyone_(everyone), recent_(recent) {}
+  /// The prompt: says nothing of how the model goes on.
+  void read(const int32_t* tokens, int64_t count);
+  /// Tokens drawn. Returns how many of the next `most` guesses are expected to be right.
+  double follow(const int32_t* tokens, int64_t count, int32_t most);
+  /// Up to `most` tokens that may follow. chances[j]: that the first j + 1 are right; below kLeast no more
+  /// come.
+  std::vector<int32_t> draft(int32_t most, std::vector<double>& chances) const;
+  int32_t match_length() const { return match_.length; }
   int64_t bytes() const { return own_.bytes(); }
 
  private:
+  static constexpr double kMemory = 0.9, kLeast = 0.05;
+  void choose_source();
+  double chance(int32_t length) const;
+
   SuffixAutomaton own_;
+  Chances chances_{kMemory};
+  Chances* everyone_;
   const RecentOutputs* recent_;
+  Match match_;
+  bool is_recent_ = false;  // match_ lies in recent_
+  int32_t guess_ = -1;      // the next token
 };
 
 }  // namespace narrows

@@ -140,11 +140,11 @@ class Engine:
         run_began_s = perf_counter()
         result = self._runner.run(step)
         ran_s = perf_counter()
-        self._count(step, result, ran_s - run_began_s)
+        num_rows = self._count(step, result, ran_s - run_began_s)
         moved = self.scheduler.commit(step, result)
         outputs = [output for request, drawn in moved for output in self._outputs(request, drawn, ran_s)]
-        if self._speculator is not None and all(sequence.is_decode for sequence in step.sequences):
-            self._speculator.times.add(step.num_tokens, perf_counter() - began_s)
+        if self._speculator is not None and self.scheduler.is_decoding:
+            self._speculator.times.add(num_rows, perf_counter() - began_s)
         return outputs
 
     def check_idle(self) -> None:
@@ -242,17 +242,19 @@ class Engine:
         del self._texts[request.request_id]
         self._runner.remove(request.request_id)
 
-    def _count(self, step: Step, result: StepResult, run_s: float) -> None:
+    def _count(self, step: Step, result: StepResult, run_s: float) -> int:
+        """Returns the rows of the step."""
         counters = self.counters
         counters.steps += 1
         counters.sequences += len(step.sequences)
         counters.steps_by_batch[_batch_bucket(len(step.sequences))] += 1
-        counters.step_tokens += step.num_tokens
+        num_rows = step.num_tokens
+        counters.step_tokens += num_rows
         counters.run_s += run_s
-        for sequence, outcome in zip(step.sequences, result.sequences, strict=False):
-            if sequence.num_draft:
-                counters.drafted += sequence.num_draft
-                counters.accepted += max(0, len(outcome.drawn) - 1)
+        if self.scheduler.is_decoding and num_rows > len(step.sequences):
+            counters.drafted += num_rows - len(step.sequences)
+            counters.accepted += sum(len(outcome.drawn) - 1 for outcome in result.sequences if outcome.drawn)
+        return num_rows
 
 
 def _shown_speculation(config: EngineConfig) -> str:

@@ -33,6 +33,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.admitted: list[Request] = []  # by the last schedule(), for the first time
+        self.is_decoding = False  # the last schedule() gave decode rows alone, with guesses or without
         self.num_preempted = 0
         self._requests: dict[int, Request] = {}
         self._block_size = info.block_size
@@ -63,7 +64,8 @@ class Scheduler:
         budget = self._continue_prefills(sequences, budget)
         if self.waiting:
             self._admit(sequences, budget)
-        if self._speculator is not None and len(sequences) == num_decode:
+        self.is_decoding = len(sequences) == num_decode
+        if self._speculator is not None and self.is_decoding:
             self._add_guesses(sequences, self._speculator)
         if not sequences:
             raise InternalError("nothing could be scheduled although requests are under way")
@@ -178,8 +180,9 @@ class Scheduler:
     def _add_guesses(self, rows: list[SequenceStep], speculator: Speculator) -> None:
         """Guesses beside the decode rows, in blocks already held or free beyond the one kept per request."""
         requests = [self._requests[row.request_id] for row in rows]
-        rooms = [self._room(request, speculator.max_draft) for request in requests]
-        guesses = speculator.choose(requests, rooms, max_rows=self._max_step_tokens)
+        guesses = speculator.choose(requests, self._room, max_rows=self._max_step_tokens)
+        if guesses is None:
+            return
         for index, (request, guess) in enumerate(zip(requests, guesses, strict=True)):
             guess = guess[: self._room(request, len(guess))]  # those before may have taken the blocks
             if not guess:
@@ -204,8 +207,6 @@ class Scheduler:
 
     def _take_tokens(self, request: Request, drawn: tuple[Sampled, ...]) -> tuple[Sampled, ...]:
         """Appends what was drawn, up to the token that ends the request; returns those tokens."""
-        if self._speculator is not None:
-            self._speculator.observe(request, drawn)
         for index, sampled in enumerate(drawn):
             self._take_token(request, sampled)
             if request.request_id not in self._requests:

@@ -1,69 +1,52 @@
 """Decides which guesses a step verifies: as many tokens per second as the machine gives, never fewer.
 
-In: the running requests, what was drawn, how long steps took. Out: guesses per request, mostly none. What a
-guess is worth is learned for nothing, by comparing guesses that were not run with what was drawn; only steps
-with more rows cost time, and they are run where tokens / T(rows) is expected to grow. A wrong decision costs
-time, never a token: see SequenceStep. Reads no clock, and knows no blocks and no tensors.
+In: the running requests and how long steps took. Out: guesses per request, mostly none. What a guess is worth
+is learned for nothing, as drafters compare what they would have guessed with what was drawn; only steps with
+more rows cost time, and they are run where tokens / T(rows) is expected to grow. A wrong decision costs time,
+never a token: see SequenceStep. Reads no clock, and knows no blocks and no tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from narrows.engine.request import Request
-from narrows.engine.step import Sampled
 from narrows.engine.step_times import GRID, StepTimes
 
 if TYPE_CHECKING:
     from narrows.runners.drafting import Drafter, RecentOutputs
 
 RECENT_TOKENS = 1 << 16  # of outputs of finished requests that are kept: 1.3 MB
+EVERYONES_MEMORY = 0.99  # what is known of all requests: about their last 100 guesses of each kind
 # Beyond so many requests the multipliers are the limit, not the memory: rows are no longer almost free, and
 # looking for guesses would be time lost.
 MAX_STREAMS = 16
 LEAST_GAIN = 1.05  # expected tokens per second with guesses / without: what is below is within the errors
 REFRESH_STEPS = 128  # so often a step without guesses is run, to know its time: at most 1 % of a gain
-LEAST_CHANCE = 0.05  # a guess that all before it are right and it is too; a longer draft adds nothing
+PLAN_STEPS = 16  # so long a plan is kept: making one takes as long as a step of the smallest models
 
-# Match lengths that are told apart, and the chance that the next guess is right before any was seen.
-LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
-PRIOR = (0.10, 0.20, 0.35, 0.50, 0.60, 0.70, 0.80, 0.85, 0.90)
-BUCKET = [0, *(sum(least <= length for least in LENGTHS) - 1 for length in range(1, LENGTHS[-1] + 1))]
-ENGINE_MEMORY = 0.99  # weight of older guesses with each new one: about the last 100, over all requests
-REQUEST_MEMORY = 0.9
-PRIOR_WEIGHT = 4.0  # guesses that what is known of all requests counts for beside a request's own
+Rooms = Callable[[Request, int], int]  # (request, most) -> guesses that it may have now
 
 
-class Chances:
-    """How often guesses were right, by the length of the match they came from."""
+class _Plan:
+    """For one number of requests: what guesses cost, and how good they must be to be looked at."""
 
-    __slots__ = ("_memory", "hits", "tries")
+    __slots__ = ("bar", "costs", "until")
 
-    def __init__(self, memory: float) -> None:
-        self._memory = memory
-        self.hits = [0.0] * len(LENGTHS)
-        self.tries = [0.0] * len(LENGTHS)
-
-    def add(self, bucket: int, is_hit: bool) -> None:
-        self.tries[bucket] = self.tries[bucket] * self._memory + 1.0
-        self.hits[bucket] = self.hits[bucket] * self._memory + is_hit
-
-    def chance(self, bucket: int, prior: float) -> float:
-        return (self.hits[bucket] + PRIOR_WEIGHT * prior) / (self.tries[bucket] + PRIOR_WEIGHT)
-
-
-class _Trace:
-    """What is known of one request."""
-
-    __slots__ = ("chances", "drafter", "guess", "length", "num_seen")
-
-    def __init__(self, drafter: Drafter) -> None:
-        self.drafter = drafter
-        self.num_seen = 0  # tokens the drafter has
-        self.guess: list[int] = []  # for the tokens of the step under way
-        self.length = 0  # of the match it comes from
-        self.chances = Chances(REQUEST_MEMORY)
+    def __init__(self, times: StepTimes, num_rows: int, most: int) -> None:
+        self.until = times.num_steps + PLAN_STEPS
+        self.costs: list[tuple[int, float]] = []  # (guesses, T with them / T without), fewest first
+        self.bar = inf  # guesses expected to be right, below which none are run
+        if times.age(num_rows) > REFRESH_STEPS:
+            self.until = times.num_steps + 1
+            return
+        grid = [rows for rows in GRID if num_rows < rows <= num_rows + most]
+        plain_s, *seconds = times.estimates([num_rows, *grid])
+        self.costs = [(rows - num_rows, s / plain_s) for rows, s in zip(grid, seconds, strict=True)]
+        least = min(cost for _, cost in self.costs)
+        self.bar = num_rows * max(LEAST_GAIN - 1, LEAST_GAIN * least - 1)
 
 
 class Speculator:
@@ -71,103 +54,88 @@ class Speculator:
 
     def __init__(self, *, max_draft: int, share: bool) -> None:
         """`share`: outputs of finished requests are a source of guesses for others (see docs/3-serve.md)."""
-        from narrows.runners.drafting import Drafter, RecentOutputs
+        from narrows.runners.drafting import Chances, Drafter, RecentOutputs
 
         self.max_draft = max_draft
         self.times = StepTimes()
         self._make_drafter = Drafter
+        self._everyone = Chances(EVERYONES_MEMORY)
         self._recent: RecentOutputs | None = RecentOutputs(RECENT_TOKENS) if share else None
-        self._traces: dict[int, _Trace] = {}
-        self._chances = Chances(ENGINE_MEMORY)
+        # By request: its drafter, which owns a copy of its text; how many of its tokens that has.
+        self._drafters: dict[int, Drafter] = {}
+        self._num_read: dict[int, int] = {}
+        self._plans: dict[int, _Plan] = {}
 
-    def choose(self, requests: Sequence[Request], rooms: Sequence[int], *, max_rows: int) -> list[list[int]]:
-        """The guesses to verify in a step of one row per request, at most `rooms[i]` for requests[i].
-
-        `max_rows` bounds the step. None of the guesses is an end token or stands behind one.
-        """
+    def choose(self, requests: Sequence[Request], rooms: Rooms, *, max_rows: int) -> list[list[int]] | None:
+        """The guesses to verify in a step of one row per request, or None; `max_rows` bounds the step."""
         num_rows = len(requests)
-        none: list[list[int]] = [[] for _ in requests]
         if num_rows > MAX_STREAMS:
-            return none
-        traces = [self._look(request, room) for request, room in zip(requests, rooms, strict=True)]
-        chances = [
-            self._reach(trace, min(room, len(trace.guess))) for trace, room in zip(traces, rooms, strict=True)
-        ]
-        if 1 + sum(map(sum, chances)) / num_rows < LEAST_GAIN or self.times.age(num_rows) > REFRESH_STEPS:
-            return none
-        counts = self._best_counts(chances, max_rows)
-        return [trace.guess[:count] for trace, count in zip(traces, counts, strict=True)]
-
-    def observe(self, request: Request, drawn: Sequence[Sampled]) -> None:
-        """Compares the guess made for a step with what was drawn in it, verified or not."""
-        trace = self._traces.get(request.request_id)
-        if trace is None or not trace.guess:
-            return
-        for index, (guess, sampled) in enumerate(zip(trace.guess, drawn, strict=False)):
-            is_hit = guess == sampled.token_id
-            bucket = _bucket(trace.length + index)
-            trace.chances.add(bucket, is_hit)
-            self._chances.add(bucket, is_hit)
-            if not is_hit:
-                break
-        trace.guess = []
+            return None
+        expected = 0.0
+        for request in requests:
+            expected += self._follow(request)
+        plan = self._plans.get(num_rows)
+        if plan is None or plan.until <= self.times.num_steps:
+            plan = _Plan(self.times, num_rows, self.max_draft * num_rows)
+            self._plans[num_rows] = plan
+        if expected < plan.bar:
+            return None
+        drafts = [self._draft(request, rooms(request, self.max_draft)) for request in requests]
+        counts = self._best_counts([chances for _, chances in drafts], plan, max_rows)
+        if counts is None:
+            plan.bar = expected * LEAST_GAIN  # while the plan lasts, only what is better is looked at
+            return None
+        num_guesses = sum(counts)
+        if self.times.age(num_rows + num_guesses) > PLAN_STEPS:  # made on hope: its cost is known after it
+            plan.until = self.times.num_steps + 1
+        return [guess[:count] for (guess, _), count in zip(drafts, counts, strict=True)]
 
     def forget(self, request: Request) -> None:
         """The request has ended."""
-        self._traces.pop(request.request_id, None)
+        self._drafters.pop(request.request_id, None)
+        self._num_read.pop(request.request_id, None)
         if self._recent is not None and request.num_output > 0:
             self._recent.add(request.token_ids[request.num_prompt :])
 
-    def _look(self, request: Request, room: int) -> _Trace:
-        trace = self._traces.get(request.request_id)
-        if trace is None:
-            trace = self._traces[request.request_id] = _Trace(self._make_drafter(self._recent))
-        trace.guess = []
-        if room > 0:
-            trace.drafter.extend(request.token_ids[trace.num_seen :])
-            trace.num_seen = len(request.token_ids)
-            # The policy wants to know how one guess more would have done, hence at least one.
-            trace.guess, trace.length = trace.drafter.draft(self.max_draft)
-            for index, token_id in enumerate(trace.guess):
-                if token_id in request.params.stop_token_ids:
-                    del trace.guess[index:]
-                    break
-        return trace
+    def _follow(self, request: Request) -> float:
+        """Shows the drafter what was drawn; how many of its next guesses are expected to be right."""
+        request_id, tokens = request.request_id, request.token_ids
+        drafter = self._drafters.get(request_id)
+        if drafter is None:
+            drafter = self._drafters[request_id] = self._make_drafter(self._everyone, self._recent)
+            self._num_read[request_id] = request.num_prompt
+            drafter.read(tokens[: request.num_prompt])
+        drawn = tokens[self._num_read[request_id] :]
+        self._num_read[request_id] = len(tokens)
+        return drafter.follow(drawn, self.max_draft)
 
-    def _reach(self, trace: _Trace, most: int) -> list[float]:
-        """[j]: the chance that the first j + 1 guesses are right. A guess that is right makes the match longer."""
-        chances: list[float] = []
-        reached = 1.0
-        for index in range(most):
-            bucket = _bucket(trace.length + index)
-            prior = self._chances.chance(bucket, PRIOR[bucket])
-            reached *= trace.chances.chance(bucket, prior)
-            if reached < LEAST_CHANCE:
-                break
-            chances.append(reached)
-        return chances
+    def _draft(self, request: Request, room: int) -> tuple[list[int], list[float]]:
+        """Guesses and their chances: no end token, and none behind one."""
+        guess, chances = self._drafters[request.request_id].draft(room)
+        for index, token_id in enumerate(guess):
+            if token_id in request.params.stop_token_ids:
+                return guess[:index], chances[:index]
+        return guess, chances
 
-    def _best_counts(self, chances: list[list[float]], max_rows: int) -> list[int]:
-        """How many guesses of each request give the most tokens per second; the likeliest come first."""
-        counts = [0] * len(chances)
+    def _best_counts(self, chances: list[list[float]], plan: _Plan, max_rows: int) -> list[int] | None:
+        """How many guesses of each request give the most tokens per second, the likeliest first; None: none."""
         num_rows = len(chances)
-        plain_s = self.times.estimate(num_rows)
-        if plain_s is None:
-            return counts
         ranked = sorted(((c, index) for index, of in enumerate(chances) for c in of), reverse=True)
         ranked = ranked[: max_rows - num_rows]
-        best, best_rate = 0, LEAST_GAIN * num_rows / plain_s
+        best, best_gain = 0, LEAST_GAIN
         expected = float(num_rows)
-        for taken, (chance, _) in enumerate(ranked, start=1):
-            expected += chance
-            if num_rows + taken in GRID or taken == len(ranked):
-                seconds = self.times.estimate(num_rows + taken)
-                if seconds is not None and expected / seconds > best_rate:
-                    best, best_rate = taken, expected / seconds
+        done = 0
+        for num_guesses, cost in plan.costs:
+            for chance, _ in ranked[done:num_guesses]:
+                expected += chance
+            done = min(num_guesses, len(ranked))
+            if expected / num_rows / cost > best_gain:
+                best, best_gain = done, expected / num_rows / cost
+            if num_guesses >= len(ranked):
+                break
+        if best == 0:
+            return None
+        counts = [0] * num_rows
         for _, index in ranked[:best]:
             counts[index] += 1
         return counts
-
-
-def _bucket(length: int) -> int:
-    return BUCKET[min(length, LENGTHS[-1])]

@@ -65,12 +65,6 @@ class SequenceStep:
     target_top: int = 0
     num_draft: int = 0  # below len(token_ids); only where `sample`
 
-    @property
-    def is_decode(self) -> bool:
-        """One token and guesses: no part of a prompt but, maybe, its last token."""
-        return len(self.token_ids) == self.num_draft + 1
-
-
 @dataclass(frozen=True, slots=True)
 class SequenceResult:
     """What one SequenceStep gave; `targets[i]` is (logprob of the target, n best) of row i, or None."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 from statistics import median
 
 # Rows that are told apart. Between them a step's time hardly changes, and a time for each number of rows would
@@ -23,44 +24,58 @@ class StepTimes:
     """Medians of the last times per number of rows; between two known ones, the line between them."""
 
     def __init__(self) -> None:
+        self.num_steps = 0
         self._times: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
         self._seen: dict[int, int] = {}
-        self._num_steps = 0
 
     def add(self, num_rows: int, seconds: float) -> None:
-        rows = grid_rows(num_rows)
-        self._num_steps += 1
-        times = self._times.setdefault(rows, deque(maxlen=NUM_KEPT))
-        if self.age(rows) > STALE_STEPS:
-            times.clear()
+        """Called after every step of decode rows: takes as little time as it can."""
+        rows = num_rows if num_rows <= 8 else grid_rows(num_rows)
+        self.num_steps += 1
+        times = self._times.get(rows)
+        if times is None or self.num_steps - self._seen[rows] > STALE_STEPS:
+            times = self._times[rows] = deque(maxlen=NUM_KEPT)
         times.append(seconds)
-        self._medians[rows] = median(times)
-        self._seen[rows] = self._num_steps
+        self._medians.pop(rows, None)
+        self._seen[rows] = self.num_steps
 
     def age(self, num_rows: int) -> int:
         """Steps since one of so many rows; beyond STALE_STEPS where there was none."""
         seen = self._seen.get(grid_rows(num_rows))
-        return STALE_STEPS + 1 if seen is None else self._num_steps - seen
+        return STALE_STEPS + 1 if seen is None else self.num_steps - seen
 
-    def estimate(self, num_rows: int) -> float | None:
-        """Seconds of a step of so many rows; None before any step was seen."""
-        rows = grid_rows(num_rows)
-        known = sorted(at for at in self._medians if self.age(at) <= STALE_STEPS)
+    def estimates(self, of_rows: Sequence[int]) -> list[float]:
+        """Seconds of steps of so many rows each, rising; empty before any step was seen."""
+        known = sorted(rows for rows, seen in self._seen.items() if self.num_steps - seen <= STALE_STEPS)
         if not known:
-            return None
-        place = bisect_left(known, rows)
-        if place < len(known) and known[place] == rows:
-            return self._medians[rows]
-        if place == 0:
-            above = known[0]
-            return self._medians[above] / (1 + HOPED_ROW * (above - rows))
-        below = known[place - 1]
-        if place == len(known):
-            return self._medians[below] * (1 + HOPED_ROW * (rows - below))
-        above = known[place]
-        part = (rows - below) / (above - below)
-        return self._medians[below] * (1 - part) + self._medians[above] * part
+            return []
+        seconds = [self._median(rows) for rows in known]
+        found = []
+        place = 0
+        for rows in map(grid_rows, of_rows):
+            while place < len(known) and known[place] < rows:
+                place += 1
+            found.append(_between(known, seconds, place, rows))
+        return found
+
+    def _median(self, rows: int) -> float:
+        found = self._medians.get(rows)
+        if found is None:
+            found = self._medians[rows] = median(self._times[rows])
+        return found
+
+
+def _between(known: list[int], seconds: list[float], place: int, rows: int) -> float:
+    """At `rows`, where known[place] is the first that is not below; outside of what is known, with hope."""
+    if place == len(known):
+        return seconds[-1] * (1 + HOPED_ROW * (rows - known[-1]))
+    if known[place] == rows:
+        return seconds[place]
+    if place == 0:
+        return seconds[0] / (1 + HOPED_ROW * (known[0] - rows))
+    part = (rows - known[place - 1]) / (known[place] - known[place - 1])
+    return seconds[place - 1] * (1 - part) + seconds[place] * part
 
 
 def grid_rows(num_rows: int) -> int:
