@@ -143,7 +143,7 @@ class Engine:
         num_rows = self._count(step, result, ran_s - run_began_s)
         moved = self.scheduler.commit(step, result)
         outputs = [output for request, drawn in moved for output in self._outputs(request, drawn, ran_s)]
-        if self._speculator is not None and self.scheduler.is_decoding:
+        if self._speculator is not None and self.scheduler.is_timed:
             self._speculator.times.add(num_rows, perf_counter() - began_s)
         return outputs
 
@@ -251,7 +251,7 @@ class Engine:
         num_rows = step.num_tokens
         counters.step_tokens += num_rows
         counters.run_s += run_s
-        if self.scheduler.is_decoding and num_rows > len(step.sequences):
+        if self.scheduler.is_timed and num_rows > len(step.sequences):
             counters.drafted += num_rows - len(step.sequences)
             counters.accepted += sum(len(outcome.drawn) - 1 for outcome in result.sequences if outcome.drawn)
         return num_rows

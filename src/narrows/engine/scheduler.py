@@ -33,7 +33,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.admitted: list[Request] = []  # by the last schedule(), for the first time
-        self.is_decoding = False  # the last schedule() gave decode rows alone, with guesses or without
+        self.is_timed = False  # the last schedule() gave decode rows alone, and a speculator saw them
         self.num_preempted = 0
         self._requests: dict[int, Request] = {}
         self._block_size = info.block_size
@@ -64,9 +64,12 @@ class Scheduler:
         budget = self._continue_prefills(sequences, budget)
         if self.waiting:
             self._admit(sequences, budget)
-        self.is_decoding = len(sequences) == num_decode
-        if self._speculator is not None and self.is_decoding:
-            self._add_guesses(sequences, self._speculator)
+        speculator = self._speculator
+        self.is_timed = (
+            speculator is not None and len(sequences) == num_decode and not speculator.is_resting()
+        )
+        if speculator is not None and self.is_timed:
+            self._add_guesses(sequences, speculator)
         if not sequences:
             raise InternalError("nothing could be scheduled although requests are under way")
         return Step(tuple(sequences))

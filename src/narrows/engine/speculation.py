@@ -23,9 +23,15 @@ EVERYONES_MEMORY = 0.99  # what is known of all requests: about their last 100 g
 # Beyond so many requests the multipliers are the limit, not the memory: rows are no longer almost free, and
 # looking for guesses would be time lost.
 MAX_STREAMS = 16
-LEAST_GAIN = 1.05  # expected tokens per second with guesses / without: what is below is within the errors
+LEAST_GAIN = 1.1  # expected tokens per second with guesses / without: what is below is within the errors
 REFRESH_STEPS = 128  # so often a step without guesses is run, to know its time: at most 1 % of a gain
 PLAN_STEPS = 16  # so long a plan is kept: making one takes as long as a step of the smallest models
+# Looking for a guess takes so long per request (2.6 GHz, Zen 4, out of cold caches). After PATIENCE looks for nothing, steps pass
+# without one, until looking takes no more than this share of their time: of models with steps below 1 ms.
+LOOK_S = 5e-6
+LOOK_SHARE = 0.005
+PATIENCE = 8
+MAX_REST = 15
 
 Rooms = Callable[[Request, int], int]  # (request, most) -> guesses that it may have now
 
@@ -33,20 +39,24 @@ Rooms = Callable[[Request, int], int]  # (request, most) -> guesses that it may 
 class _Plan:
     """For one number of requests: what guesses cost, and how good they must be to be looked at."""
 
-    __slots__ = ("bar", "costs", "until")
+    __slots__ = ("bar", "costs", "rest", "until")
 
     def __init__(self, times: StepTimes, num_rows: int, most: int) -> None:
         self.until = times.num_steps + PLAN_STEPS
         self.costs: list[tuple[int, float]] = []  # (guesses, T with them / T without), fewest first
         self.bar = inf  # guesses expected to be right, below which none are run
+        self.rest = 0  # steps to pass after a look for nothing
         if times.age(num_rows) > REFRESH_STEPS:
             self.until = times.num_steps + 1
             return
-        grid = [rows for rows in GRID if num_rows < rows <= num_rows + most]
+        # No more than twice the most that was ever measured: what is hoped is not far from what is known.
+        most_rows = min(num_rows + most, 2 * max(times.most_rows, num_rows))
+        grid = [rows for rows in GRID if num_rows < rows <= most_rows]
         plain_s, *seconds = times.estimates([num_rows, *grid])
         self.costs = [(rows - num_rows, s / plain_s) for rows, s in zip(grid, seconds, strict=True)]
         least = min(cost for _, cost in self.costs)
         self.bar = num_rows * max(LEAST_GAIN - 1, LEAST_GAIN * least - 1)
+        self.rest = min(MAX_REST, int(LOOK_S * num_rows / (LOOK_SHARE * plain_s)))
 
 
 class Speculator:
@@ -65,6 +75,15 @@ class Speculator:
         self._drafters: dict[int, Drafter] = {}
         self._num_read: dict[int, int] = {}
         self._plans: dict[int, _Plan] = {}
+        self._num_fruitless = 0  # looks since the last guess was run
+        self._rest = 0  # steps to pass
+
+    def is_resting(self) -> bool:
+        """Asked once before a step: whether it is to pass without `choose` and without being timed."""
+        if self._rest == 0:
+            return False
+        self._rest -= 1
+        return True
 
     def choose(self, requests: Sequence[Request], rooms: Rooms, *, max_rows: int) -> list[list[int]] | None:
         """The guesses to verify in a step of one row per request, or None; `max_rows` bounds the step."""
@@ -79,16 +98,22 @@ class Speculator:
             plan = _Plan(self.times, num_rows, self.max_draft * num_rows)
             self._plans[num_rows] = plan
         if expected < plan.bar:
-            return None
+            return self._nothing(plan)
         drafts = [self._draft(request, rooms(request, self.max_draft)) for request in requests]
         counts = self._best_counts([chances for _, chances in drafts], plan, max_rows)
         if counts is None:
             plan.bar = expected * LEAST_GAIN  # while the plan lasts, only what is better is looked at
-            return None
+            return self._nothing(plan)
+        self._num_fruitless = 0
         num_guesses = sum(counts)
         if self.times.age(num_rows + num_guesses) > PLAN_STEPS:  # made on hope: its cost is known after it
             plan.until = self.times.num_steps + 1
         return [guess[:count] for (guess, _), count in zip(drafts, counts, strict=True)]
+
+    def _nothing(self, plan: _Plan) -> None:
+        self._num_fruitless += 1
+        if self._num_fruitless >= PATIENCE:
+            self._rest = plan.rest
 
     def forget(self, request: Request) -> None:
         """The request has ended."""

@@ -15,9 +15,10 @@ from statistics import median
 GRID = (*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 256, 512)
 NUM_KEPT = 5  # last times of a number of rows; their median forgets a step that the machine interrupted
 STALE_STEPS = 1024  # a time that has not been seen for so long is measured again when it matters
-# Of the nearest time known, per row more: what rows are taken to cost before they were ever measured. Less than
-# they cost anywhere, so that they are tried; the first trial tells.
+# What rows are taken to cost that were never measured: less than they do, so that they are tried, and the first
+# trial tells. Of the last time known, per row more, where only one is known; else of what the known rows cost.
 HOPED_ROW = 0.02
+HOPED_SLOPE = 0.75
 
 
 class StepTimes:
@@ -25,6 +26,7 @@ class StepTimes:
 
     def __init__(self) -> None:
         self.num_steps = 0
+        self.most_rows = 0  # of any step so far
         self._times: dict[int, deque[float]] = {}
         self._medians: dict[int, float] = {}
         self._seen: dict[int, int] = {}
@@ -34,6 +36,7 @@ class StepTimes:
         rows = num_rows if num_rows <= 8 else grid_rows(num_rows)
         self.num_steps += 1
         times = self._times.get(rows)
+        self.most_rows = max(self.most_rows, rows)
         if times is None or self.num_steps - self._seen[rows] > STALE_STEPS:
             times = self._times[rows] = deque(maxlen=NUM_KEPT)
         times.append(seconds)
@@ -68,12 +71,15 @@ class StepTimes:
 
 def _between(known: list[int], seconds: list[float], place: int, rows: int) -> float:
     """At `rows`, where known[place] is the first that is not below; outside of what is known, with hope."""
-    if place == len(known):
-        return seconds[-1] * (1 + HOPED_ROW * (rows - known[-1]))
-    if known[place] == rows:
+    if place < len(known) and known[place] == rows:
         return seconds[place]
     if place == 0:
         return seconds[0] / (1 + HOPED_ROW * (known[0] - rows))
+    if place == len(known):
+        slope = HOPED_ROW * seconds[-1]
+        if place > 1:
+            slope = max(slope, HOPED_SLOPE * (seconds[-1] - seconds[0]) / (known[-1] - known[0]))
+        return seconds[-1] + slope * (rows - known[-1])
     part = (rows - known[place - 1]) / (known[place] - known[place - 1])
     return seconds[place - 1] * (1 - part) + seconds[place] * part
 
