@@ -1,9 +1,9 @@
 """What speculation gives and what it costs: plain and speculated answers, by turns in one run.
 
-Three questions. `times`: T(m), the time of a step that verifies m - 1 guesses, in a given shape. `answers`: real
-models answer prompts, greedily; the answers must be ==. `texts`: a model of any weights is made to say a given
-text, so that steps cost what they cost in its shape and guesses are as right as the text is repetitive (the
-sampler draws one token a step there, whatever is accepted). Prints tables, appends JSON lines.
+Three questions. `times`: T(m), the time of a step that verifies m - 1 guesses, in a given shape. `answers`:
+real models answer prompts, greedily; the answers must be ==. `texts`: a model of any weights is made to say a
+given text, so that steps cost what they cost in its shape and guesses are as right as the text is repetitive
+(the sampler draws one token a step there, whatever is accepted). Prints tables, appends JSON lines.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class Saying(CpuRunner):
 class Side:
     """One engine, plain or speculating."""
 
-    def __init__(self, folder: Path, weights: str, kind: str, runner_type: type[CpuRunner] = CpuRunner) -> None:
+    def __init__(
+        self, folder: Path, weights: str, kind: str, runner_type: type[CpuRunner] = CpuRunner
+    ) -> None:
         options = CpuOptions(weights=weights, num_blocks=512)  # type: ignore[arg-type]
         self.runner = runner_type.from_folder(folder, options)
         self.tokenizer = Tokenizer.from_folder(folder, vocab=self.runner.info.vocab_size)
@@ -200,12 +202,12 @@ def text_cases(encode: Callable[[str], list[int]], path: Path, num_tokens: int) 
     pieces = [ids[i : i + num_tokens] for i in range(0, 4 * num_tokens, num_tokens)]
     prompts = [ids[i : i + 32] for i in range(5 * num_tokens, 5 * num_tokens + 128, 32)]
     words = ids[-4000:]
-    edited = [
-        [words[i] if i % 30 == 29 else token for i, token in enumerate(piece)] for piece in pieces
-    ]
+    edited = [[words[i] if i % 30 == 29 else token for i, token in enumerate(piece)] for piece in pieces]
     requests = [request_of(prompt, num_tokens) for prompt in prompts]
     yield Case("new text", requests, pieces)
-    requests = [request_of([*prompt, *piece], num_tokens) for prompt, piece in zip(prompts, pieces, strict=True)]
+    requests = [
+        request_of([*prompt, *piece], num_tokens) for prompt, piece in zip(prompts, pieces, strict=True)
+    ]
     yield Case("copy", requests, pieces)
     yield Case("copy with edits", requests, edited)
 
@@ -240,12 +242,14 @@ def run(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, objec
         cases = list(answer_cases(sides["auto"], prompts, arguments.tokens))
     else:
         cases = list(text_cases(sides["auto"].tokenizer.encode, arguments.text, arguments.tokens))
-    print(f"\n{'model':18} {'prompts':16} {'num':>4} {'tokens':>6} {'/step':>6} {'right':>6}   ratio  lowest highest")
+    heads = f"{'num':>4} {'tokens':>6} {'/step':>6} {'right':>6}   ratio  lowest highest"
+    print(f"\n{'model':18} {'prompts':16} {heads}")
     for case in cases:
         if case.truths is not None:
             for side in sides.values():
                 side.client = _fresh(side, case.truths)
-        yield compare(folder.name, sides, case, arguments.rounds, time.monotonic() + arguments.limit / len(cases))
+        end_s = time.monotonic() + arguments.limit / len(cases)
+        yield compare(folder.name, sides, case, arguments.rounds, end_s)
     for side in sides.values():
         side.client.close()
 

@@ -1,4 +1,4 @@
-"""Guesses change no answer: ends, stop strings, limits, logprobs, broken logits, few blocks, cancellations."""
+"""Guesses change no answer: ends, stop strings, limits, logprobs, broken logits, few blocks, aborts."""
 
 from __future__ import annotations
 
@@ -95,7 +95,9 @@ def test_any_number_of_tokens_may_be_asked_for() -> None:
         assert guessed(FakeRunner(choose=reply_with(STORY)), request, STORY).gist == alone.gist
 
 
-@pytest.mark.parametrize("fields", [{"ignore_eos": True}, {"min_tokens": 30}, {"stop_token_ids": (ord("d"),)}])
+@pytest.mark.parametrize(
+    "fields", [{"ignore_eos": True}, {"min_tokens": 30}, {"stop_token_ids": (ord("d"),)}]
+)
 def test_end_tokens_count_where_they_did(fields: dict[str, object]) -> None:
     request = ask("once", 60, **fields)
     alone = plain(FakeRunner(choose=reply_with(STORY)), request)

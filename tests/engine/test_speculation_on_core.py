@@ -1,4 +1,4 @@
-"""On the native core: tokens, texts and logprobs with guesses are == those without, on every kind of model."""
+"""On the native core: tokens, texts and logprobs with guesses are == those without, on any kind of model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from engine_cases import Answer, collect
 from speculation_cases import verifying_all
+from tests.models.real import EMBEDDED, NAMES, real_model
+from tests.models.tiny import save_tiny
 
 from narrows.engine.client import EngineStats, GenerationRequest, SamplingParams
 from narrows.engine.config import EngineConfig
@@ -16,8 +18,6 @@ from narrows.engine.engine import Engine
 from narrows.engine.fake import ByteTokenizer
 from narrows.engine.load import load_engine
 from narrows.engine.worker import EngineWorker
-from tests.models.real import EMBEDDED, NAMES, real_model
-from tests.models.tiny import save_tiny
 
 pytest.importorskip("narrows._core", reason="the native core is not built")
 
@@ -77,7 +77,18 @@ def gists(answers: Sequence[Answer]) -> list[tuple[object, ...]]:
     return [answer.gist for answer in answers]
 
 
-FAMILIES = ("llama", "mistral_window", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2", "gpt_neox", "gpt_neo")
+FAMILIES = (
+    "llama",
+    "mistral_window",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "gpt2",
+    "gpt_neox",
+    "gpt_neo",
+)
 OPTIONS = {
     "f32": CpuOptions(weights="f32", kv_dtype="f32", cache=False, num_blocks=64, threads=1),
     "bf16": CpuOptions(weights="bf16", cache=False, num_blocks=64),

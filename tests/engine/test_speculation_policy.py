@@ -30,7 +30,9 @@ def make_request(request_id: int, prompt: Sequence[int], *, stop: tuple[int, ...
 class World:
     """Streams whose outputs are given, decoded together with a policy or without."""
 
-    def __init__(self, curve: Curve, texts: Sequence[tuple[list[int], list[int]]], *, noise: float = 0.0) -> None:
+    def __init__(
+        self, curve: Curve, texts: Sequence[tuple[list[int], list[int]]], *, noise: float = 0.0
+    ) -> None:
         self.speculator = Speculator(max_draft=15, share=False)
         self.curve = curve
         self.noise = noise

@@ -10,7 +10,6 @@ from typing import Literal
 
 from narrows.errors import InvalidConfig
 
-
 SPECULATION_KINDS = ("auto", "off")
 
 

@@ -26,9 +26,7 @@ class Scheduler:
     Every running request is older than every waiting one, and both are kept oldest first.
     """
 
-    def __init__(
-        self, info: RunnerInfo, config: EngineConfig, speculator: Speculator | None = None
-    ) -> None:
+    def __init__(self, info: RunnerInfo, config: EngineConfig, speculator: Speculator | None = None) -> None:
         self.pool = BlockPool(info.num_blocks)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
@@ -88,7 +86,9 @@ class Scheduler:
             elif sequence.sample:
                 num_drawn = len(outcome.drawn)
                 if not 0 < num_drawn <= sequence.num_draft + 1 or outcome.request_id != sequence.request_id:
-                    raise InternalError(f"the runner drew {num_drawn} tokens for request {sequence.request_id}")
+                    raise InternalError(
+                        f"the runner drew {num_drawn} tokens for request {sequence.request_id}"
+                    )
                 request.num_computed -= sequence.num_draft + 1 - num_drawn  # guesses that were wrong
                 moved.append((request, self._take_tokens(request, outcome.drawn)))
             elif request.num_computed == request.num_total:  # max_tokens 0: the prompt is all there is

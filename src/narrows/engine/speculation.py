@@ -26,8 +26,9 @@ MAX_STREAMS = 16
 LEAST_GAIN = 1.1  # expected tokens per second with guesses / without: what is below is within the errors
 REFRESH_STEPS = 128  # so often a step without guesses is run, to know its time: at most 1 % of a gain
 PLAN_STEPS = 16  # so long a plan is kept: making one takes as long as a step of the smallest models
-# Looking for a guess takes so long per request (2.6 GHz, Zen 4, out of cold caches). After PATIENCE looks for nothing, steps pass
-# without one, until looking takes no more than this share of their time: of models with steps below 1 ms.
+# Looking for a guess takes so long per request (2.6 GHz, Zen 4, out of cold caches). After PATIENCE looks for
+# nothing steps pass without one, until looking takes no more than this share of them. Steps of 1 ms and more
+# never pass.
 LOOK_S = 5e-6
 LOOK_SHARE = 0.005
 PATIENCE = 8
@@ -98,19 +99,21 @@ class Speculator:
             plan = _Plan(self.times, num_rows, self.max_draft * num_rows)
             self._plans[num_rows] = plan
         if expected < plan.bar:
-            return self._nothing(plan)
+            self._look_less(plan)
+            return None
         drafts = [self._draft(request, rooms(request, self.max_draft)) for request in requests]
         counts = self._best_counts([chances for _, chances in drafts], plan, max_rows)
         if counts is None:
             plan.bar = expected * LEAST_GAIN  # while the plan lasts, only what is better is looked at
-            return self._nothing(plan)
+            self._look_less(plan)
+            return None
         self._num_fruitless = 0
         num_guesses = sum(counts)
         if self.times.age(num_rows + num_guesses) > PLAN_STEPS:  # made on hope: its cost is known after it
             plan.until = self.times.num_steps + 1
         return [guess[:count] for (guess, _), count in zip(drafts, counts, strict=True)]
 
-    def _nothing(self, plan: _Plan) -> None:
+    def _look_less(self, plan: _Plan) -> None:
         self._num_fruitless += 1
         if self._num_fruitless >= PATIENCE:
             self._rest = plan.rest
@@ -143,7 +146,7 @@ class Speculator:
         return guess, chances
 
     def _best_counts(self, chances: list[list[float]], plan: _Plan, max_rows: int) -> list[int] | None:
-        """How many guesses of each request give the most tokens per second, the likeliest first; None: none."""
+        """How many guesses of each request give the most tokens per second, the likeliest first; or None."""
         num_rows = len(chances)
         ranked = sorted(((c, index) for index, of in enumerate(chances) for c in of), reverse=True)
         ranked = ranked[: max_rows - num_rows]

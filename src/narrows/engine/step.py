@@ -65,6 +65,7 @@ class SequenceStep:
     target_top: int = 0
     num_draft: int = 0  # below len(token_ids); only where `sample`
 
+
 @dataclass(frozen=True, slots=True)
 class SequenceResult:
     """What one SequenceStep gave; `targets[i]` is (logprob of the target, n best) of row i, or None."""

@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Sequence
 from statistics import median
 
-# Rows that are told apart. Between them a step's time hardly changes, and a time for each number of rows would
-# be measured too seldom.
-GRID = (*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 256, 512)
+# Rows that are told apart. Between them a step's time hardly changes, and a time for each number of rows
+# would be measured too seldom.
+GRID: tuple[int, ...] = (*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 256, 512)
 NUM_KEPT = 5  # last times of a number of rows; their median forgets a step that the machine interrupted
 STALE_STEPS = 1024  # a time that has not been seen for so long is measured again when it matters
-# What rows are taken to cost that were never measured: less than they do, so that they are tried, and the first
-# trial tells. Of the last time known, per row more, where only one is known; else of what the known rows cost.
+# What rows are taken to cost that were never measured: less than they do, so that they are tried, and the
+# first trial tells. Of the last time known, per row more, where only one is known; else of what known rows cost.
 HOPED_ROW = 0.02
 HOPED_SLOPE = 0.75
 
@@ -86,4 +86,5 @@ def _between(known: list[int], seconds: list[float], place: int, rows: int) -> f
 
 def grid_rows(num_rows: int) -> int:
     """The least number of the grid that is not below `num_rows`; the last one stands for all beyond."""
-    return GRID[min(bisect_left(GRID, num_rows), len(GRID) - 1)]
+    place = bisect_left(GRID, num_rows)
+    return GRID[min(place, len(GRID) - 1)]

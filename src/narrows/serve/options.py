@@ -83,7 +83,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--speculation",
         choices=SPECULATION_KINDS,
-        help="auto: verify tokens guessed from the text so far where that is faster; the answers are the same. "
+        help="auto: verify tokens guessed from the text so far where that is faster; same answers. "
         f"Default: {EngineConfig().speculation}",
     )
     group.add_argument(
