@@ -16,7 +16,7 @@ GRID: tuple[int, ...] = (*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 5
 NUM_KEPT = 5  # last times of a number of rows; their median forgets a step that the machine interrupted
 STALE_STEPS = 1024  # a time that has not been seen for so long is measured again when it matters
 # What rows are taken to cost that were never measured: less than they do, so that they are tried, and the
-# first trial tells. Of the last time known, per row more, where only one is known; else of what known rows cost.
+# first trial tells. Of the last time known, per row more, where only one is; else of the known rows' cost.
 HOPED_ROW = 0.02
 HOPED_SLOPE = 0.75
 
