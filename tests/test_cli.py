@@ -100,7 +100,6 @@ def test_errors_become_one_line_and_an_exit_code(error, code, monkeypatch, capsy
         (["--kv-memory", "much"], "'much' is no size"),
         (["--kv-memory", "9" * 400], "is more than any machine has"),
         (["--weights", "bf16", "--group-size", "64"], "--group-size has no meaning for --weights bf16"),
-        (["--speculation", "on"], "invalid choice: 'on'"),
         (["~nobody-of-this-name/model"], "is no usable path"),
     ],
 )

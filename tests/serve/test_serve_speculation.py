@@ -68,6 +68,6 @@ def test_a_chunk_of_several_tokens_lists_them_all() -> None:
         assert streamed == whole.choices[0].logprobs.content
         assert whole.usage is not None
         answers.append((whole.choices[0], whole.usage.completion_tokens))
-        assert (accepted > 0) == (max(counts) > 1) == (kind == "auto")
-        assert accepted <= drafted
+        assert (0 < accepted <= drafted) == (kind == "auto")
+        assert max(counts) > 1 or kind == "off"  # a slow reader gets several in a chunk anyway
     assert answers[0] == answers[1]
