@@ -68,7 +68,9 @@ class RecentOutputs {
  private:
   static constexpr int32_t kGram = 4, kLongest = 32;
   static constexpr int32_t kEnd = -1;  // after every output: no guess runs into the next one
-  bool holds(int64_t position) const { return position >= written_ - capacity_ && position < written_; }
+  bool holds(int64_t position) const {
+    return position >= 0 && position >= written_ - capacity_ && position < written_;
+  }
   int32_t at(int64_t position) const { return ring_[position % capacity_]; }
   template <typename TokenBefore>
   size_t slot(const TokenBefore& before) const;
