@@ -23,7 +23,7 @@ class EngineConfig:
     prefill_chunk: int = 128
     # auto: tokens guessed from what stood before are verified beside the next one where that is faster. The
     # answer is the same (==) either way.
-    speculation: Literal["auto", "off"] = "auto"
+    speculation: Literal["auto", "off"] = "off"
     max_draft: int = 15  # guesses per request and step; a step of 16 rows still streams its weights
     # Outputs of finished requests are a source of guesses for others. What others wrote then shows in the
     # timing of an answer, though never in its text: only where all users may know of each other.
