@@ -12,6 +12,7 @@ import time
 from peers import protocol
 
 from narrows.engine.client import EngineClient, GenerationRequest, SamplingParams
+from narrows.engine.config import EngineConfig
 from narrows.engine.load import load_engine
 
 
@@ -77,7 +78,7 @@ def main() -> None:
         max_context=arguments.context,
         num_blocks=arguments.kv_tokens // 16,
     )
-    client = load_engine(str(arguments.model), options=options).client
+    client = load_engine(str(arguments.model), options=options, config=EngineConfig(speculation="off")).client
     protocol.serve(answers, Model(client), client.info.weight_bytes_per_step)
     client.close()
 

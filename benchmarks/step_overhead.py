@@ -67,7 +67,9 @@ def main() -> None:
     timed = TimedStep(runner._transformer)
     runner._transformer = timed  # type: ignore[assignment]
     tokenizer = Tokenizer.from_folder(folder, vocab=runner.info.vocab_size)
-    client = EngineWorker(Engine(runner, tokenizer, eos_ids=tokenizer.eos_ids, config=EngineConfig()))
+    client = EngineWorker(
+        Engine(runner, tokenizer, eos_ids=tokenizer.eos_ids, config=EngineConfig(speculation="off"))
+    )
     pairs = [measure(client, timed, arguments.tokens) for _ in range(arguments.runs)]
     client.close()
     outside = statistics.median(pair[0] for pair in pairs)

@@ -5,7 +5,8 @@
 namespace narrows::python {
 namespace {
 
-constexpr Py_ssize_t kFields = 7;  // token_ids, start, block_ids, sampler, targets, target_top, prompt_tokens
+// token_ids, start, block_ids, sampler, targets, target_top, prompt_tokens, num_draft
+constexpr Py_ssize_t kFields = 8;
 
 int64_t read_int(PyObject* object, const char* what) {
   const int64_t value = PyLong_AsLongLong(object);
@@ -81,7 +82,8 @@ void PyBatch::read(nb::handle sequences, const Model& model, PyKvPages& kv, int3
 void PyBatch::read_sequence(PyObject* item, const Model& model, PyKvPages& kv) {
   if (!PyTuple_Check(item) || PyTuple_GET_SIZE(item) != kFields) {
     throw nb::type_error(
-        "a sequence must be (token_ids, start, block_ids, sampler, targets, target_top, prompt_tokens)");
+        "a sequence must be (token_ids, start, block_ids, sampler, targets, target_top, prompt_tokens, "
+        "num_draft)");
   }
   const auto field = [&](Py_ssize_t i) { return PyTuple_GET_ITEM(item, i); };
   const Offsets offsets{tokens_.size(), blocks_.size(), targets_.size(), false};
@@ -110,6 +112,7 @@ void PyBatch::read_sequence(PyObject* item, const Model& model, PyKvPages& kv) {
   input.target_top = checked_int(read_int(field(5), "target_top"), 0, model.vocab, "target_top");
   input.prompt_tokens =
       checked_int(read_int(field(6), "prompt_tokens"), 0, model.max_positions, "prompt_tokens");
+  input.num_draft = checked_int(read_int(field(7), "num_draft"), 0, input.num_tokens - 1, "num_draft");
   offsets_.push_back({offsets.tokens, offsets.blocks, offsets.targets, targets > 0});
   samplers.push_back(sampler);
   inputs.push_back(input);

@@ -49,6 +49,7 @@ void bind_weight_file(nb::module_& m);
 void bind_byte_pairs(nb::module_& m);
 void bind_model(nb::module_& m);
 void bind_sampler(nb::module_& m);
+void bind_drafter(nb::module_& m);
 void bind_transformer(nb::module_& m);
 
 }  // namespace narrows::python

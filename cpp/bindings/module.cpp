@@ -10,5 +10,6 @@ NB_MODULE(_core, m) {
   narrows::python::bind_byte_pairs(m);
   narrows::python::bind_model(m);
   narrows::python::bind_sampler(m);
+  narrows::python::bind_drafter(m);
   narrows::python::bind_transformer(m);
 }

@@ -59,9 +59,11 @@ nb::tuple PyTransformer::result(size_t sequence) const {
   for (size_t i = 0; i < out.targets.size(); ++i) {
     targets.append(nb::make_tuple(out.targets[i].logprob, top_list(out.target_top[i])));
   }
-  nb::object token = nb::none();
-  if (batch_.samplers[sequence] != nullptr) token = nb::int_(out.sampled.token);
-  return nb::make_tuple(token, out.sampled.logprob, top_list(out.sampled.top), targets);
+  nb::list drawn;
+  for (const Sampled& sampled : out.drawn) {
+    drawn.append(nb::make_tuple(sampled.token, sampled.logprob, top_list(sampled.top)));
+  }
+  return nb::make_tuple(drawn, targets);
 }
 
 nb::list PyTransformer::step(PyKvPages& kv, nb::handle sequences) {
@@ -73,12 +75,7 @@ nb::list PyTransformer::step(PyKvPages& kv, nb::handle sequences) {
     native_.step(kv.native, batch_.inputs, outputs_);
   }
   nb::list results;
-  for (size_t i = 0; i < outputs_.size(); ++i) {
-    PySampler* sampler = batch_.samplers[i];
-    const int32_t token = outputs_[i].sampled.token;
-    if (sampler != nullptr && token >= 0) sampler->native.accept(token);
-    results.append(result(i));
-  }
+  for (size_t i = 0; i < outputs_.size(); ++i) results.append(result(i));
   batch_.release();
   return results;
 }

@@ -41,7 +41,7 @@ void Transformer::step(KvPages& kv, const std::vector<SequenceInput>& batch, std
   out.resize(batch.size());
   for (size_t i = 0; i < batch.size(); ++i) {
     const size_t targets = batch[i].targets != nullptr ? batch[i].num_tokens : 0;
-    out[i].sampled = Sampled{};
+    out[i].drawn.clear();
     out[i].targets.assign(targets, TokenLogprob{});
     out[i].target_top.assign(targets, {});
   }

@@ -57,25 +57,51 @@ void StepWorker::head() {
     linear(c_.model.head, a, {.dst = b.logits, .ld = b.logits_ld, .columns = c_.model.head.w.n});
     barrier();
     lap(OpGroup::head);
-    share_units(rows, Take::single, [&](UnitRange i) {
-      finish_logits(wanted[first + i.begin], b.logits + i.begin * b.logits_ld);
+    share_units(rows, Take::single, [&](UnitRange u) {
+      if (follows_draw(first, u.begin)) return;  // whoever draws before it draws after it
+      int32_t i = u.begin;
+      do {
+        finish_logits(wanted[first + i], b.logits + i * b.logits_ld);
+      } while (++i < rows && follows_draw(first, i));
     });
     if (first + kHeadRows < wanted.size()) barrier();  // before the logits are overwritten
     lap(OpGroup::other);
   }
 }
 
+/// Whether row `index` of the rows of logits that begin at head row `first` belongs to the draws of the row
+/// before it: a sampler draws in order, so one thread takes them all.
+bool StepWorker::follows_draw(size_t first, int32_t index) const {
+  if (index == 0) return false;
+  const PlanHeadRow& row = c_.plan.head_rows[first + index];
+  const PlanHeadRow& before = c_.plan.head_rows[first + index - 1];
+  return row.sequence == before.sequence && c_.batch[row.sequence].draws(before.index);
+}
+
+/// Whether the sampler draws after this row: the first, or one whose token is what was drawn before it.
+bool StepWorker::is_drawn(const PlanHeadRow& row) const {
+  const SequenceInput& sequence = c_.batch[row.sequence];
+  if (!sequence.draws(row.index)) return false;
+  const std::vector<Sampled>& drawn = c_.out[row.sequence].drawn;
+  const int32_t earlier = row.index - sequence.first_draw();
+  if (static_cast<int32_t>(drawn.size()) != earlier) return false;
+  return earlier == 0 || drawn.back().token == sequence.tokens[row.index];
+}
+
 void StepWorker::finish_logits(const PlanHeadRow& row, float* logits) {
   const SequenceInput& sequence = c_.batch[row.sequence];
   const int32_t vocab = c_.model.vocab;
+  const bool drawn = is_drawn(row);
+  if (!drawn && c_.all_logits == nullptr && sequence.targets == nullptr) return;  // a guess that was wrong
   if (c_.model.final_softcap > 0) c_.kernels.softcap(logits, c_.model.final_softcap, vocab);
   if (c_.all_logits != nullptr) {
     std::memcpy(c_.all_logits + int64_t{row.row} * vocab, logits, vocab * sizeof(float));
   }
   if (sequence.targets != nullptr && sequence.targets[row.index] >= 0) score_target(row, logits);
-  if (sequence.sampler != nullptr && row.index == sequence.num_tokens - 1) {
-    c_.out[row.sequence].sampled = sequence.sampler->sample(c_.kernels, logits, vocab);  // may overwrite them
-  }
+  if (!drawn) return;
+  const Sampled sampled = sequence.sampler->sample(c_.kernels, logits, vocab);  // may overwrite them
+  if (sampled.token >= 0) sequence.sampler->accept(sampled.token);
+  c_.out[row.sequence].drawn.push_back(sampled);
 }
 
 void StepWorker::score_target(const PlanHeadRow& row, const float* logits) {

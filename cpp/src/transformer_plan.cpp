@@ -14,7 +14,7 @@ constexpr int32_t kInt8AttendRows = 64;  // a packed chunk of keys is shared by 
 
 bool wants_logits(const SequenceInput& sequence, int32_t index) {
   if (sequence.targets != nullptr && sequence.targets[index] >= 0) return true;
-  return sequence.sampler != nullptr && index == sequence.num_tokens - 1;
+  return sequence.draws(index);
 }
 
 }  // namespace

@@ -96,6 +96,8 @@ class StepWorker {
 
   // transformer_head.cpp
   void head();
+  bool follows_draw(size_t first, int32_t index) const;
+  bool is_drawn(const PlanHeadRow& row) const;
   void finish_logits(const PlanHeadRow& row, float* logits);
   void score_target(const PlanHeadRow& row, const float* logits);
 

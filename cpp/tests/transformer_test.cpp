@@ -6,37 +6,12 @@
 #include <cstring>
 
 #include "check.h"
-#include "random_model.h"
+#include "step_fixture.h"
 
 using namespace narrows;
-using test::Knobs;
-using test::RandomModel;
+using namespace narrows::test;
 
 namespace {
-
-constexpr int32_t kBlocks = 64, kMaxRows = 320;
-
-std::vector<int32_t> random_tokens(int32_t count, int32_t vocab, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> tokens(count);
-  for (int32_t& token : tokens) token = static_cast<int32_t>(random() % vocab);
-  return tokens;
-}
-
-/// Block ids of a sequence: scattered, and disjoint for different first blocks.
-std::vector<int32_t> scattered_blocks(int32_t count, int32_t first) {
-  std::vector<int32_t> blocks;
-  for (int32_t i = 0; i < count; ++i) blocks.push_back(first + (i * 5) % count);
-  return blocks;
-}
-
-struct Setup {
-  Setup(const Model& model, const Kernels& kernels, int threads, bool kv_f32)
-      : pool(threads), transformer(model, pool, kernels, kMaxRows), kv(model, kBlocks, kv_f32) {}
-  ThreadPool pool;
-  Transformer transformer;
-  KvPages kv;
-};
 
 constexpr int32_t kPromptTokens = 203;  // cuts lie on both sides of it, and one piece lies across
 
@@ -190,7 +165,7 @@ TEST(samplers_and_targets_see_the_same_logits) {
   const int32_t vocab = random.model().vocab;
   const std::vector<int32_t> tokens = random_tokens(50, vocab, 1);
   const std::vector<float> logits = run_chunks(s, tokens, {50});
-  const Sampler greedy(SamplingParams{.temperature = 0, .top_logprobs = 3}, tokens.data(), 50);
+  Sampler greedy(SamplingParams{.temperature = 0, .top_logprobs = 3}, tokens.data(), 50);
   std::vector<int32_t> targets(tokens.begin() + 1, tokens.end());
   targets.push_back(-1);
   const std::vector<int32_t> blocks = scattered_blocks(24, 7);
@@ -204,8 +179,9 @@ TEST(samplers_and_targets_see_the_same_logits) {
                             .target_top = 4};
   std::vector<SequenceOutput> out;
   s.transformer.step(s.kv, {input}, out);
-  CHECK(out[0].sampled.token == kernels.argmax(logits.data() + 49 * vocab, vocab));
-  CHECK(out[0].sampled.top.size() == 3);
+  CHECK(out[0].drawn.size() == 1 &&
+        out[0].drawn[0].token == kernels.argmax(logits.data() + 49 * vocab, vocab));
+  CHECK(out[0].drawn.size() == 1 && out[0].drawn[0].top.size() == 3);
   for (int32_t i = 0; i < 49; ++i) {
     double sum = 0;
     int32_t above = 0;

@@ -201,12 +201,45 @@ class Sampler:
         """(token, logprob, n best) for one row of logits: for tests."""
     def accept(self, token_id: int) -> None: ...
 
-# One sequence of a step: (token_ids, start, block_ids, sampler or None, targets, target_top, prompt_tokens)
-SequenceInput = tuple[Sequence[int], int, Sequence[int], Sampler | None, Sequence[int], int, int]
-# (token or -1 if not finite or None if no sampler, logprob, [(token, logprob)], [(logprob, [(token, logprob)]) per target row])
+# One sequence of a step: (token_ids, start, block_ids, sampler or None, targets, target_top, prompt_tokens, num_draft).
+# The last num_draft tokens are guesses: the sampler draws on as long as it draws what was guessed.
+SequenceInput = tuple[Sequence[int], int, Sequence[int], Sampler | None, Sequence[int], int, int, int]
+# ([(token or -1 if not finite, logprob, [(token, logprob)]) per drawn token], [(logprob, [(token, logprob)]) per target row])
 SequenceOutput = tuple[
-    int | None, float, list[tuple[int, float]], list[tuple[float, list[tuple[int, float]]]]
+    list[tuple[int, float, list[tuple[int, float]]]], list[tuple[float, list[tuple[int, float]]]]
 ]
+
+class RecentOutputs:
+    """The last `capacity` tokens of finished outputs, the oldest overwritten; fixed memory."""
+
+    def __init__(self, capacity: int) -> None: ...
+    def add(self, token_ids: Sequence[int]) -> None: ...
+    @property
+    def bytes(self) -> int: ...
+
+class Chances:
+    """How often guesses were right, by the length of their match; each new one leaves `memory` of the old."""
+
+    def __init__(self, memory: float) -> None: ...
+
+class Drafter:
+    """Guesses how a text goes on from what stood before in it, or in `recent`. Not thread-safe.
+
+    How good its guesses are it learns from the tokens that come, and tells `everyone`.
+    """
+
+    def __init__(self, everyone: Chances | None = None, recent: RecentOutputs | None = None) -> None: ...
+    def read(self, token_ids: Sequence[int]) -> None:
+        """The prompt."""
+    def follow(self, token_ids: Sequence[int], most: int) -> float:
+        """Tokens drawn. How many of the next `most` guesses are expected to be right."""
+    def draft(self, most: int) -> tuple[list[int], list[float]]:
+        """At most `most` guesses; [j]: the chance that the first j + 1 are right. Unlikely ones are left out."""
+    @property
+    def match_length(self) -> int:
+        """Of the text's last tokens so many stood before the place that the guesses come from; 0: nowhere."""
+    @property
+    def bytes(self) -> int: ...
 
 class Transformer:
     def __init__(self, model: Model, pool: ThreadPool, max_step_tokens: int, isa: str = "") -> None: ...

@@ -17,8 +17,9 @@ MakeWorker = Callable[..., EngineWorker]
 
 
 def make_engine(runner: FakeRunner | None = None, **settings) -> Engine:
+    """Without speculation unless asked for: it goes by the clock, and tests count steps."""
     tokenizer = ByteTokenizer()
-    config = EngineConfig(**settings)
+    config = EngineConfig(**{"speculation": "off", **settings})
     return Engine(runner or FakeRunner(), tokenizer, eos_ids=tokenizer.eos_ids, config=config)
 
 

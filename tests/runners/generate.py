@@ -17,8 +17,6 @@ def greedy(runner: Runner, prompt_ids: list[int], num_tokens: int, *, chunk: int
         result = runner.run(Step((SequenceStep(1, part, start, blocks, is_last),)))
         start += len(part)
         if is_last:
-            sampled = result.sequences[0].sampled
-            assert sampled is not None
-            ids.append(sampled.token_id)
+            ids += [sampled.token_id for sampled in result.sequences[0].drawn]
     runner.remove(1)
     return ids[len(prompt_ids) :]

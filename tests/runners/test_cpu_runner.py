@@ -62,22 +62,20 @@ def test_results_come_in_the_order_of_the_step(runner: CpuRunner) -> None:
     sequences = (step(3), step(1, sample=False), step(2, token_ids=IDS[:4]))
     result = runner.run(Step(sequences))
     assert [sequence.request_id for sequence in result.sequences] == [3, 1, 2]
-    assert result.sequences[1].sampled is None
+    assert result.sequences[1].drawn == ()
     logits = runner.logits(list(IDS))
-    assert result.sequences[0].sampled is not None
-    assert result.sequences[0].sampled.token_id == int(logits[-1].argmax())
-    assert result.sequences[2].sampled is not None
-    assert result.sequences[2].sampled.token_id == int(logits[3].argmax())
+    assert result.sequences[0].drawn
+    assert result.sequences[0].drawn[0].token_id == int(logits[-1].argmax())
+    assert result.sequences[2].drawn
+    assert result.sequences[2].drawn[0].token_id == int(logits[3].argmax())
 
 
 def test_logprobs_are_those_of_the_model_and_only_where_wanted(runner: CpuRunner) -> None:
     runner.add(1, SamplingParams(temperature=0.0, top_logprobs=3), IDS)
     runner.add(2, GREEDY, IDS)
-    with_logprobs, without = (r.sampled for r in runner.run(Step((step(1), step(2)))).sequences)
+    with_logprobs, without = (r.drawn[0] for r in runner.run(Step((step(1), step(2)))).sequences)
     wanted = log_softmax(runner.logits(list(IDS))[-1])
     best = np.argsort(-wanted)[:3]
-    assert with_logprobs is not None
-    assert without is not None
     assert [item.token_id for item in with_logprobs.top] == best.tolist()
     np.testing.assert_allclose([item.logprob for item in with_logprobs.top], wanted[best], atol=1e-5)
     assert with_logprobs.logprob == pytest.approx(wanted[best[0]], abs=1e-5)
@@ -89,7 +87,7 @@ def test_prompt_logprobs_are_reported_row_by_row(runner: CpuRunner) -> None:
     targets = (*IDS[1:6], -1, *IDS[7:], -1)
     (result,) = runner.run(Step((step(1, sample=False, targets=targets, target_top=2),))).sequences
     logits = runner.logits(list(IDS))
-    assert result.sampled is None
+    assert result.drawn == ()
     assert [row is None for row in result.targets] == [target < 0 for target in targets]
     for row, target, logit in zip(result.targets, targets, logits, strict=True):
         if row is None:
@@ -117,8 +115,7 @@ def test_sampling_options_reach_the_core(
     runner: CpuRunner, params: SamplingParams, allowed: set[int] | None
 ) -> None:
     runner.add(1, params, IDS)
-    sampled = runner.run(Step((step(1),))).sequences[0].sampled
-    assert sampled is not None
+    sampled = runner.run(Step((step(1),))).sequences[0].drawn[0]
     assert sampled.token_id in (allowed or {int(runner.logits(list(IDS))[-1].argmax())})
 
 
@@ -126,8 +123,7 @@ def test_the_repetition_penalty_sees_the_prompt(runner: CpuRunner) -> None:
     best = int(runner.logits(list(IDS))[-1].argmax())
     prompt_ids = (*IDS, best)
     runner.add(1, SamplingParams(temperature=0.0, repetition_penalty=1e6), prompt_ids)
-    sampled = runner.run(Step((step(1),))).sequences[0].sampled
-    assert sampled is not None
+    sampled = runner.run(Step((step(1),))).sequences[0].drawn[0]
     assert sampled.token_id not in prompt_ids
 
 
@@ -147,7 +143,7 @@ def test_a_broken_step_is_our_fault_and_harms_nothing(runner: CpuRunner, broken:
     runner.add(1, GREEDY, IDS)
     with pytest.raises(InternalError, match="the native core refused a step"):
         runner.run(Step((step(1, **broken),)))
-    assert runner.run(Step((step(1),))).sequences[0].sampled is not None
+    assert runner.run(Step((step(1),))).sequences[0].drawn
 
 
 def test_forgotten_requests_cannot_sample(runner: CpuRunner) -> None:

@@ -79,9 +79,9 @@ def running_server(
 ) -> Iterator[RunningServer]:
     runner = runner or FakeRunner()
     codec = QuickByteTokenizer()
-    engine = EngineWorker(
-        Engine(runner, codec, eos_ids=codec.eos_ids, config=engine_config or EngineConfig())
-    )
+    # Without speculation unless asked for: it goes by the clock, and tests count steps.
+    settings = engine_config or EngineConfig(speculation="off")
+    engine = EngineWorker(Engine(runner, codec, eos_ids=codec.eos_ids, config=settings))
     config = ServeConfig(**{"model_names": (MODEL, "alias/of-fake"), "port": 0, **options})
     service = Service(config, engine, codec, Metrics(MODEL, engine))
     listener = bind(config)

@@ -97,14 +97,21 @@ struct SequenceInput {
   int32_t start = 0;                // position of the first token = tokens already in the KV pages
   const int32_t* blocks = nullptr;  // enough for start + num_tokens
   int32_t num_blocks = 0;
-  int32_t prompt_tokens = 0;  // of the request: rows before this position may use Model::int8_attention
-  const Sampler* sampler = nullptr;  // draw a token after the last row; null: none wanted
+  int32_t prompt_tokens = 0;   // of the request: rows before this position may use Model::int8_attention
+  Sampler* sampler = nullptr;  // draws after the last row and records the token; null: none wanted
+  /// The last `num_draft` tokens are guesses. The sampler draws after the row before them and, as long as the
+  /// token drawn is the one the next row was given, after that row too: exactly the draws, from the same
+  /// logits and in the same order, that steps of one token would have made.
+  int32_t num_draft = 0;
   const int32_t* targets =
       nullptr;             // [num_tokens] token whose log-probability each row shall report, -1: none
   int32_t target_top = 0;  // the n best beside each target
+
+  int32_t first_draw() const { return num_tokens - 1 - num_draft; }  // row
+  bool draws(int32_t row) const { return sampler != nullptr && row >= first_draw(); }
 };
 struct SequenceOutput {
-  Sampled sampled;                    // where a sampler was given
+  std::vector<Sampled> drawn;  // where a sampler was given: 1 to num_draft + 1, only the last may be -1
   std::vector<TokenLogprob> targets;  // where targets were given: one per row
   std::vector<std::vector<TokenLogprob>> target_top;
 };

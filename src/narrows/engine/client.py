@@ -158,6 +158,8 @@ class EngineStats:
     step_tokens_total: int  # tokens run, prompt, output and recomputed ones
     prompt_tokens_total: int  # of requests admitted
     output_tokens_total: int
+    drafted_tokens_total: int  # guesses verified in steps (speculation)
+    accepted_tokens_total: int  # of those, right: tokens that took no step of their own
     preempted_total: int
     finished_stop_total: int
     finished_length_total: int

@@ -15,7 +15,8 @@ from narrows.engine.detokenize import Vocabulary
 from narrows.engine.output import OutputRules, OutputText, prompt_records
 from narrows.engine.request import GenerationRequest, Request, RequestLimits, make_request
 from narrows.engine.scheduler import Scheduler
-from narrows.engine.step import Runner, Sampled, Step
+from narrows.engine.speculation import Speculator
+from narrows.engine.step import Runner, Sampled, Step, StepResult
 from narrows.engine.stopper import make_automaton
 from narrows.errors import InternalError, InvalidModel, NarrowsError
 
@@ -51,6 +52,8 @@ class EngineCounters:
     step_tokens: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    drafted: int = 0  # guesses verified
+    accepted: int = 0  # of those, right
     stopped: int = 0
     reached_length: int = 0
     aborted: int = 0
@@ -65,7 +68,12 @@ class Engine:
         self, runner: Runner, vocabulary: Vocabulary, *, eos_ids: frozenset[int], config: EngineConfig
     ) -> None:
         info = runner.info
-        self.scheduler = Scheduler(info, config)
+        self._speculator = (
+            None
+            if config.speculation == "off"
+            else Speculator(max_draft=config.max_draft, share=config.share_drafts)
+        )
+        self.scheduler = Scheduler(info, config, self._speculator)
         # One request always fits into the pool, so the oldest can always go on.
         max_context = min(
             info.max_context, info.num_blocks * info.block_size, config.max_context or info.max_context
@@ -79,7 +87,7 @@ class Engine:
             num_blocks=info.num_blocks,
             weight_bytes_per_step=info.weight_bytes_per_step,
             kv_bytes_per_token=info.kv_bytes_per_token,
-            description=dict(info.description),
+            description={**info.description, "speculation": _shown_speculation(config)},
         )
         self.counters = EngineCounters([0] * (1 + _batch_bucket(self.info.max_running)))
         known_eos_ids = frozenset(token_id for token_id in eos_ids if token_id < info.vocab_size)
@@ -132,11 +140,12 @@ class Engine:
         run_began_s = perf_counter()
         result = self._runner.run(step)
         ran_s = perf_counter()
-        self._count(step, ran_s - run_began_s)
-        outputs = (
-            self._output(request, sampled, ran_s) for request, sampled in self.scheduler.commit(step, result)
-        )
-        return [output for output in outputs if output is not None]
+        num_rows = self._count(step, result, ran_s - run_began_s)
+        moved = self.scheduler.commit(step, result)
+        outputs = [output for request, drawn in moved for output in self._outputs(request, drawn, ran_s)]
+        if self._speculator is not None and self.scheduler.is_timed:
+            self._speculator.times.add(num_rows, perf_counter() - began_s)
+        return outputs
 
     def check_idle(self) -> None:
         """Without work every block is free and nothing is left of any request; else InternalError."""
@@ -150,32 +159,45 @@ class Engine:
             request.admitted_s = now_s
             self.counters.prompt_tokens += request.num_prompt
 
-    def _output(self, request: Request, sampled: Sampled | None, now_s: float) -> Output | None:
-        """The text that a token brought; None where there is nothing to show yet."""
-        if sampled is not None and sampled.token_id < 0:
-            return self._not_finite(request)
-        text, tokens = self._read(request, sampled, now_s)
+    def _outputs(self, request: Request, drawn: tuple[Sampled, ...], now_s: float) -> list[Output]:
+        """The text that a step's tokens brought; nothing where there is nothing to show yet."""
+        is_broken = bool(drawn) and drawn[-1].token_id < 0
+        if is_broken:
+            drawn = drawn[:-1]
+            if not drawn:
+                return [self._not_finite(request)]
+        text, tokens = self._read(request, drawn, now_s)
         if request.finish_reason is not None:
-            return Output(request.request_id, self._last_chunk(request, text, tokens))
+            return [Output(request.request_id, self._last_chunk(request, text, tokens))]
         prompt_tokens = self._prompt_tokens(request)
+        outputs: list[Output] = []
         if text or prompt_tokens:
-            return Output(request.request_id, Chunk(text, tokens, prompt_tokens))
-        return None
+            outputs.append(Output(request.request_id, Chunk(text, tokens, prompt_tokens)))
+        if is_broken:
+            outputs.append(self._not_finite(request))
+        return outputs
 
     def _read(
-        self, request: Request, sampled: Sampled | None, now_s: float
+        self, request: Request, drawn: tuple[Sampled, ...], now_s: float
     ) -> tuple[str, tuple[TokenRecord, ...]]:
-        """Feeds the token to the text, and ends the request where a stop string is complete."""
+        """Feeds the tokens to the text, and ends the request where a stop string is complete."""
         output = self._texts[request.request_id]
         text: str = ""
         tokens: tuple[TokenRecord, ...] = ()
-        if sampled is not None:
-            self.counters.output_tokens += 1
+        if drawn:
             request.last_token_s = now_s
             if request.first_token_s is None:
                 request.first_token_s = now_s
-            if request.finish_reason != "stop":  # an end token is no part of the text
-                text, tokens = output.feed(sampled)
+        for index, sampled in enumerate(drawn):
+            self.counters.output_tokens += 1
+            num_left = len(drawn) - 1 - index
+            if num_left == 0 and request.finish_reason == "stop":  # an end token is no part of the text
+                break
+            more_text, more_tokens = output.feed(sampled)
+            text, tokens = text + more_text, tokens + more_tokens
+            if output.stopped_by is not None:
+                del request.token_ids[len(request.token_ids) - num_left :]  # drawn beyond the end
+                break
         if request.finish_reason is not None and output.stopped_by is None:
             tail, tail_tokens = output.finish()
             text, tokens = text + tail, tokens + tail_tokens
@@ -220,13 +242,26 @@ class Engine:
         del self._texts[request.request_id]
         self._runner.remove(request.request_id)
 
-    def _count(self, step: Step, run_s: float) -> None:
+    def _count(self, step: Step, result: StepResult, run_s: float) -> int:
+        """Returns the rows of the step."""
         counters = self.counters
         counters.steps += 1
         counters.sequences += len(step.sequences)
         counters.steps_by_batch[_batch_bucket(len(step.sequences))] += 1
-        counters.step_tokens += step.num_tokens
+        num_rows = step.num_tokens
+        counters.step_tokens += num_rows
         counters.run_s += run_s
+        if self.scheduler.is_timed and num_rows > len(step.sequences):
+            counters.drafted += num_rows - len(step.sequences)
+            counters.accepted += sum(len(outcome.drawn) - 1 for outcome in result.sequences if outcome.drawn)
+        return num_rows
+
+
+def _shown_speculation(config: EngineConfig) -> str:
+    if config.speculation == "off":
+        return "off"
+    shared = ", shared between requests" if config.share_drafts else ""
+    return f"{config.speculation}, up to {config.max_draft} tokens a step{shared}"
 
 
 def _batch_bucket(num_requests: int) -> int:

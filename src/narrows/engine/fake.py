@@ -188,8 +188,8 @@ class FakeRunner:
             self._target(sequence, sequence.start + row + 1, token_id) if token_id >= 0 else None
             for row, token_id in enumerate(sequence.targets)
         )
-        sampled = self._sample(sequence) if sequence.sample else None
-        return SequenceResult(sequence.request_id, sampled, targets)
+        drawn = self._draws(sequence) if sequence.sample else ()
+        return SequenceResult(sequence.request_id, drawn, targets)
 
     def _target(
         self, sequence: SequenceStep, length: int, token_id: int
@@ -197,8 +197,18 @@ class FakeRunner:
         logprobs = _logprobs(self._logits(self._history(sequence, length), token_id))
         return TokenLogprob(token_id, logprobs[token_id]), _best(logprobs, sequence.target_top)
 
-    def _sample(self, sequence: SequenceStep) -> Sampled:
-        history = self._history(sequence, sequence.start + len(sequence.token_ids))
+    def _draws(self, sequence: SequenceStep) -> tuple[Sampled, ...]:
+        """One token, and one more for every guess that turns out right."""
+        num_certain = len(sequence.token_ids) - sequence.num_draft
+        drawn = [self._sample(sequence, sequence.start + num_certain)]
+        for index, guess in enumerate(sequence.token_ids[num_certain:], start=1):
+            if drawn[-1].token_id != guess:
+                break
+            drawn.append(self._sample(sequence, sequence.start + num_certain + index))
+        return tuple(drawn)
+
+    def _sample(self, sequence: SequenceStep, length: int) -> Sampled:
+        history = self._history(sequence, length)
         sampler = self._samplers[sequence.request_id]
         params = sampler.params
         if self.poison_id in history:

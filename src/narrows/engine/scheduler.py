@@ -1,18 +1,21 @@
 """Decides what runs in a step, and takes in what came out of it. Speaks only of requests and block ids.
 
 Inputs: requests, StepResults. Outputs: Steps. Decode rows come first, prefill chunks fill the rest, both
-oldest first. Where blocks run out the youngest request gives its own back and is computed again later: the
-oldest always goes on, so everything ends. Knows no text, no tensors, no clock.
+oldest first; a step of decode rows alone may also verify guesses (speculation.py), in blocks that nobody
+needs. Where blocks run out the youngest request gives its own back and is computed again later: the oldest
+always goes on, so everything ends. Knows no text, no tensors, no clock.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from math import isnan
 
 from narrows.engine.blocks import BlockPool
 from narrows.engine.config import EngineConfig
 from narrows.engine.request import FinishReason, Request
+from narrows.engine.speculation import Speculator
 from narrows.engine.step import RunnerInfo, Sampled, SequenceResult, SequenceStep, Step, StepResult
 from narrows.errors import InternalError
 
@@ -23,17 +26,19 @@ class Scheduler:
     Every running request is older than every waiting one, and both are kept oldest first.
     """
 
-    def __init__(self, info: RunnerInfo, config: EngineConfig) -> None:
+    def __init__(self, info: RunnerInfo, config: EngineConfig, speculator: Speculator | None = None) -> None:
         self.pool = BlockPool(info.num_blocks)
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.admitted: list[Request] = []  # by the last schedule(), for the first time
+        self.is_timed = False  # the last schedule() gave decode rows alone, and a speculator saw them
         self.num_preempted = 0
         self._requests: dict[int, Request] = {}
         self._block_size = info.block_size
         self._max_step_tokens = info.max_step_tokens
         self._max_running = min(config.max_running, info.max_step_tokens)  # so that every decode row fits
         self._prefill_chunk = config.prefill_chunk
+        self._speculator = speculator
 
     @property
     def has_work(self) -> bool:
@@ -50,35 +55,45 @@ class Scheduler:
         """The next step; not empty while there is work. Every schedule() is followed by its commit()."""
         self.admitted = []
         sequences = self._decode_rows()
-        budget = self._max_step_tokens - len(sequences)
+        num_decode = len(sequences)
+        budget = self._max_step_tokens - num_decode
         if sequences:
             budget = min(budget, self._prefill_chunk)
         budget = self._continue_prefills(sequences, budget)
         if self.waiting:
             self._admit(sequences, budget)
+        speculator = self._speculator
+        self.is_timed = (
+            speculator is not None and len(sequences) == num_decode and not speculator.is_resting()
+        )
+        if speculator is not None and self.is_timed:
+            self._add_guesses(sequences, speculator)
         if not sequences:
             raise InternalError("nothing could be scheduled although requests are under way")
         return Step(tuple(sequences))
 
-    def commit(self, step: Step, result: StepResult) -> list[tuple[Request, Sampled | None]]:
-        """Takes in a result. Returns the requests that drew a token or ended; ended ones hold no blocks."""
+    def commit(self, step: Step, result: StepResult) -> list[tuple[Request, tuple[Sampled, ...]]]:
+        """Takes in a result. Returns the requests that drew tokens or ended; ended ones hold no blocks."""
         if len(step.sequences) != len(result.sequences):
             raise InternalError(f"{len(step.sequences)} sequences ran but {len(result.sequences)} came back")
-        moved: list[tuple[Request, Sampled | None]] = []
+        moved: list[tuple[Request, tuple[Sampled, ...]]] = []
         for sequence, outcome in zip(step.sequences, result.sequences, strict=True):
             request = self._requests[sequence.request_id]
             request.num_computed = sequence.start + len(sequence.token_ids)
             if sequence.targets and not _collect_prompt_logprobs(request, sequence, outcome):
                 self.finish(request, None)
-                moved.append((request, Sampled(-1)))
+                moved.append((request, (Sampled(-1),)))
             elif sequence.sample:
-                if outcome.sampled is None or outcome.request_id != sequence.request_id:
-                    raise InternalError(f"the runner drew no token for request {sequence.request_id}")
-                self._take_token(request, outcome.sampled)
-                moved.append((request, outcome.sampled))
+                num_drawn = len(outcome.drawn)
+                if not 0 < num_drawn <= sequence.num_draft + 1 or outcome.request_id != sequence.request_id:
+                    raise InternalError(
+                        f"the runner drew {num_drawn} tokens for request {sequence.request_id}"
+                    )
+                request.num_computed -= sequence.num_draft + 1 - num_drawn  # guesses that were wrong
+                moved.append((request, self._take_tokens(request, outcome.drawn)))
             elif request.num_computed == request.num_total:  # max_tokens 0: the prompt is all there is
                 self.finish(request, "length")
-                moved.append((request, None))
+                moved.append((request, ()))
         return moved
 
     def finish(
@@ -89,6 +104,8 @@ class Scheduler:
         request.stop_reason = stop_reason
         if self._requests.pop(request.request_id, None) is None:
             return
+        if self._speculator is not None:
+            self._speculator.forget(request)
         if request.block_ids:
             self.running.remove(request)
             self.pool.release(request.block_ids)
@@ -162,6 +179,42 @@ class Scheduler:
         request.num_preempted += 1
         self.num_preempted += 1
         self.waiting.appendleft(request)
+
+    def _add_guesses(self, rows: list[SequenceStep], speculator: Speculator) -> None:
+        """Guesses beside the decode rows, in blocks already held or free beyond the one kept per request."""
+        requests = [self._requests[row.request_id] for row in rows]
+        guesses = speculator.choose(requests, self._room, max_rows=self._max_step_tokens)
+        if guesses is None:
+            return
+        for index, (request, guess) in enumerate(zip(requests, guesses, strict=True)):
+            guess = guess[: self._room(request, len(guess))]  # those before may have taken the blocks
+            if not guess:
+                continue
+            missing = len(request.token_ids) + len(guess) - len(request.block_ids) * self._block_size
+            if missing > 0:
+                request.block_ids += self.pool.allocate(-(-missing // self._block_size))
+            rows[index] = replace(
+                rows[index],
+                token_ids=(*rows[index].token_ids, *guess),
+                block_ids=request.block_ids,
+                num_draft=len(guess),
+            )
+
+    def _room(self, request: Request, most: int) -> int:
+        """Guesses that a request may have in the next step: none before its first token."""
+        if request.num_output == 0 or most == 0:
+            return 0
+        num_blocks = len(request.block_ids) + max(0, self.pool.num_free - len(self.running))
+        in_blocks = num_blocks * self._block_size - len(request.token_ids)
+        return max(0, min(most, in_blocks, request.max_tokens - request.num_output - 1))
+
+    def _take_tokens(self, request: Request, drawn: tuple[Sampled, ...]) -> tuple[Sampled, ...]:
+        """Appends what was drawn, up to the token that ends the request; returns those tokens."""
+        for index, sampled in enumerate(drawn):
+            self._take_token(request, sampled)
+            if request.request_id not in self._requests:
+                return drawn[: index + 1]
+        return drawn
 
     def _take_token(self, request: Request, sampled: Sampled) -> None:
         token_id = sampled.token_id

@@ -38,7 +38,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The token drawn after a request's last row. `token_id` is -1 where the logits were not finite."""
+    """A token drawn after a row of a request. `token_id` is -1 where the logits were not finite."""
 
     token_id: int
     logprob: float | None = None
@@ -47,15 +47,23 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class SequenceStep:
-    """Tokens of one request to run: positions [start, start + len(token_ids))."""
+    """Tokens of one request to run: positions [start, start + len(token_ids)).
+
+    The last `num_draft` tokens are guesses (speculation). The runner draws after the row before them; where
+    the token drawn is the first guess it draws after that guess's row too, and so on up to the first
+    difference. Every draw reads the logits, the seed's place and the counts of penalties that a step of one
+    token would have read, so a request's tokens are == with and without guesses, greedy or sampled: there is
+    nothing to reject and no distribution to mend. The keys of guesses that were wrong are overwritten later.
+    """
 
     request_id: int
     token_ids: tuple[int, ...]
     start: int  # tokens of this request already in its KV blocks
     block_ids: tuple[int, ...]  # covers start + len(token_ids) tokens
-    sample: bool  # draw a token after the last row
+    sample: bool  # draw a token after the last row, or the last before the guesses
     targets: tuple[int, ...] = ()  # prompt logprobs: the token each row should predict, -1 for none
     target_top: int = 0
+    num_draft: int = 0  # below len(token_ids); only where `sample`
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,7 @@ class SequenceResult:
     """What one SequenceStep gave; `targets[i]` is (logprob of the target, n best) of row i, or None."""
 
     request_id: int
-    sampled: Sampled | None = None
+    drawn: tuple[Sampled, ...] = ()  # where `sample`: 1 to num_draft + 1 tokens, only the last may be -1
     targets: tuple[tuple[TokenLogprob, tuple[TokenLogprob, ...]] | None, ...] = ()
 
 

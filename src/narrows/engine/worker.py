@@ -85,6 +85,8 @@ class EngineWorker:
             step_tokens_total=counters.step_tokens,
             prompt_tokens_total=counters.prompt_tokens,
             output_tokens_total=counters.output_tokens,
+            drafted_tokens_total=counters.drafted,
+            accepted_tokens_total=counters.accepted,
             preempted_total=scheduler.num_preempted,
             finished_stop_total=counters.stopped,
             finished_length_total=counters.reached_length,

@@ -29,7 +29,9 @@ from narrows.runners.options import KV_BLOCK, CpuOptions
 from narrows.runners.weights import Progress
 
 Floats = npt.NDArray[np.float32]
-CoreOutput = tuple[int | None, float, list[tuple[int, float]], list[tuple[float, list[tuple[int, float]]]]]
+CoreOutput = tuple[
+    list[tuple[int, float, list[tuple[int, float]]]], list[tuple[float, list[tuple[int, float]]]]
+]
 
 
 class CpuRunner:
@@ -101,6 +103,7 @@ class CpuRunner:
                     sequence.targets,
                     sequence.target_top,
                     states[sequence.request_id][2],
+                    sequence.num_draft,
                 )
                 for sequence in step.sequences
             ]
@@ -127,7 +130,7 @@ class CpuRunner:
         chunk = self._transformer.max_step_tokens
         parts = [
             self._transformer.step_logits(
-                pages, [(token_ids[i : i + chunk], i, list(blocks), None, (), 0, len(token_ids))]
+                pages, [(token_ids[i : i + chunk], i, list(blocks), None, (), 0, len(token_ids), 0)]
             )
             for i in range(0, len(token_ids), chunk)
         ]
@@ -138,17 +141,21 @@ class CpuRunner:
         return self._transformer.op_times()
 
     def _result(self, sequence: SequenceStep, output: CoreOutput) -> SequenceResult:
-        token_id, logprob, top, targets = output
-        sampled = None
-        if token_id is not None:
-            if self._states[sequence.request_id][1] and token_id >= 0:
-                sampled = Sampled(token_id, logprob, tuple([TokenLogprob(*item) for item in top]))
-            else:
-                sampled = Sampled(token_id)
+        tokens, targets = output
+        if tokens and self._states[sequence.request_id][1]:
+            drawn = tuple([_with_logprob(*token) for token in tokens])
+        else:
+            drawn = tuple([Sampled(token[0]) for token in tokens])
         if not targets:
-            return SequenceResult(sequence.request_id, sampled)
+            return SequenceResult(sequence.request_id, drawn)
         rows = zip(sequence.targets, targets, strict=True)
-        return SequenceResult(sequence.request_id, sampled, tuple([_target(*row) for row in rows]))
+        return SequenceResult(sequence.request_id, drawn, tuple([_target(*row) for row in rows]))
+
+
+def _with_logprob(token_id: int, logprob: float, top: list[tuple[int, float]]) -> Sampled:
+    if token_id < 0:
+        return Sampled(token_id)
+    return Sampled(token_id, logprob, tuple([TokenLogprob(*item) for item in top]))
 
 
 def _target(

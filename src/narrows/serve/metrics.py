@@ -122,6 +122,8 @@ class EngineCollector(Collector):
         for name, help_text, value in (
             ("prompt_tokens", "Prompt tokens of admitted requests.", stats.prompt_tokens_total),
             ("generation_tokens", "Tokens drawn.", stats.output_tokens_total),
+            ("drafted_tokens", "Guesses verified beside a drawn token.", stats.drafted_tokens_total),
+            ("accepted_tokens", "Guesses that were right.", stats.accepted_tokens_total),
             ("preemptions", "Times a request's KV blocks were taken away.", stats.preempted_total),
             ("run_seconds", "Time inside the runner.", stats.run_s_total),
             ("busy_seconds", "Time inside engine steps, the runner included.", stats.busy_s_total),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from narrows.engine.client import EngineClient
-from narrows.engine.config import EngineConfig
+from narrows.engine.config import SPECULATION_KINDS, EngineConfig
 from narrows.engine.load import LoadedEngine, Progress, load_engine
 from narrows.errors import InvalidConfig, InvalidRequest
 
@@ -80,6 +80,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     ):
         shown = f"{text}; default: {getattr(EngineConfig(), name)}"
         group.add_argument(f"--{name.replace('_', '-')}", type=int, metavar=unit, help=shown)
+    group.add_argument(
+        "--speculation",
+        choices=SPECULATION_KINDS,
+        help="auto: verify tokens guessed from the text so far where that is faster; same answers. "
+        f"Default: {EngineConfig().speculation}",
+    )
+    group.add_argument(
+        "--share-drafts",
+        action="store_true",
+        help="guess from other requests' outputs too: their timing then tells of each other",
+    )
     group.add_argument("--offline", action="store_true", help="never ask the hub")
 
 
@@ -87,11 +98,14 @@ def model_words(arguments: argparse.Namespace) -> list[str]:
     """The same options as words of a command line, to start another process with them."""
     words = [] if arguments.model is None else [str(arguments.model)]
     names = ("weights", "group_size", "attention", "threads", "max_context", "kv_memory")
-    for name in (*names, "max_running", "max_waiting", "prefill_chunk"):
+    for name in (*names, "max_running", "max_waiting", "prefill_chunk", "speculation"):
         value = getattr(arguments, name)
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
-    return [*words, "--offline"] if arguments.offline else words
+    for name in ("share_drafts", "offline"):
+        if getattr(arguments, name):
+            words.append(f"--{name.replace('_', '-')}")
+    return words
 
 
 def open_model(arguments: argparse.Namespace, *, progress: Progress | None = None) -> OpenedModel:
@@ -151,7 +165,7 @@ def size_bytes(text: str) -> int:
 
 
 def _engine_config(arguments: argparse.Namespace) -> EngineConfig:
-    names = ("max_running", "max_waiting", "max_context", "prefill_chunk")
+    names = ("max_running", "max_waiting", "max_context", "prefill_chunk", "speculation", "share_drafts")
     return EngineConfig(**{name: value for name in names if (value := getattr(arguments, name)) is not None})
 
 
