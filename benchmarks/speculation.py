@@ -28,7 +28,7 @@ from narrows.runners.options import CpuOptions
 
 RESULTS = Path(__file__).parent / "results" / "speculation.jsonl"
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
-KINDS = ("off", "auto")
+KINDS = ("off", "on")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +130,14 @@ def compare(label: str, sides: dict[str, Side], case: Case, rounds: int, end_s: 
             for kind in KINDS if (num_rounds + index) % 2 else KINDS[::-1]:
                 answers[kind], decode_s = sides[kind].answer(request)
                 seconds[kind][index].append(decode_s)
-            if answers["off"] != answers["auto"]:
+            if answers["off"] != answers["on"]:
                 raise SystemExit(f"{label}, {case.name}: the answers differ")
-            num_tokens += len(answers["auto"])
+            num_tokens += len(answers["on"])
         num_rounds += 1
     medians = {kind: [statistics.median(found) for found in seconds[kind]] for kind in KINDS}
-    ratios = sorted(off / auto for off, auto in zip(medians["off"], medians["auto"], strict=True))
-    ratio = sum(medians["off"]) / sum(medians["auto"])
-    stats = _difference(before["auto"], sides["auto"].client.stats())
+    ratios = sorted(off / on for off, on in zip(medians["off"], medians["on"], strict=True))
+    ratio = sum(medians["off"]) / sum(medians["on"])
+    stats = _difference(before["on"], sides["on"].client.stats())
     steps = _difference(before["off"], sides["off"].client.stats())[0] / max(1, stats[0])
     share = stats[2] / stats[1] if stats[1] else 0.0
     print(
@@ -239,9 +239,9 @@ def run(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, objec
     sides = {kind: Side(folder, arguments.weights, kind, runner_type) for kind in KINDS}
     if arguments.question == "answers":
         prompts = read_prompts(arguments.prompts, arguments.each)
-        cases = list(answer_cases(sides["auto"], prompts, arguments.tokens))
+        cases = list(answer_cases(sides["on"], prompts, arguments.tokens))
     else:
-        cases = list(text_cases(sides["auto"].tokenizer.encode, arguments.text, arguments.tokens))
+        cases = list(text_cases(sides["on"].tokenizer.encode, arguments.text, arguments.tokens))
     heads = f"{'num':>4} {'tokens':>6} {'/step':>6} {'right':>6}   ratio  lowest highest"
     print(f"\n{'model':18} {'prompts':16} {heads}")
     for case in cases:
@@ -259,7 +259,7 @@ def _fresh(side: Side, truths: list[list[int]]) -> EngineWorker:
     assert isinstance(side.runner, Saying)
     side.runner.truths = truths
     engine = side.client._engine
-    config = EngineConfig(speculation="off" if engine._speculator is None else "auto")
+    config = EngineConfig(speculation="off" if engine._speculator is None else "on")
     return EngineWorker(Engine(side.runner, side.tokenizer, eos_ids=frozenset(), config=config))
 
 

@@ -25,7 +25,7 @@ STORY = "the cat sat on the mat and the dog sat on the log"
 
 
 def answer_of(runner: FakeRunner, request: GenerationRequest, **settings) -> tuple[Answer, Driver]:
-    driver = Driver(make_engine(runner, **{"speculation": "auto", **settings}))
+    driver = Driver(make_engine(runner, **{"speculation": "on", **settings}))
     driver.submit(1, request)
     driver.finish()
     return driver.answers[1], driver
@@ -63,7 +63,7 @@ def test_requests_with_guesses_end_with_the_answers_they_get_alone(data, machine
             runner,
             max_running=machine.max_running,
             prefill_chunk=machine.prefill_chunk,
-            speculation="auto",
+            speculation="on",
         )
     )
     with guessing(knowing(truths)):
@@ -142,7 +142,7 @@ def test_guesses_drive_nobody_out_and_leak_no_block(num_blocks: int) -> None:
     truths = {index: drawn_alone(request, DrawnRunner()) for index, request in enumerate(requests)}
 
     driver = Driver(
-        make_engine(FakeRunner(num_blocks=num_blocks, block_size=4, max_context=24), speculation="auto")
+        make_engine(FakeRunner(num_blocks=num_blocks, block_size=4, max_context=24), speculation="on")
     )
     know = knowing(truths)
     num_preempted: list[int] = []  # when guesses were asked for
@@ -168,7 +168,7 @@ def test_guesses_drive_nobody_out_and_leak_no_block(num_blocks: int) -> None:
 
 def test_a_step_is_never_larger_than_the_runner_allows() -> None:
     runner = FakeRunner(max_step_tokens=7, alphabet=tuple(b"xy"))
-    driver = Driver(make_engine(runner, max_running=5, speculation="auto"))
+    driver = Driver(make_engine(runner, max_running=5, speculation="on"))
     for index in range(5):
         driver.submit(index, ask("ab", 30, seed=index, ignore_eos=True))
     with guessing(lambda request, most: [ord("x")] * most):
@@ -177,7 +177,7 @@ def test_a_step_is_never_larger_than_the_runner_allows() -> None:
 
 
 def test_a_prompt_beside_answers_keeps_its_chunk_and_its_steps_have_no_guesses() -> None:
-    driver = Driver(make_engine(FakeRunner(alphabet=tuple(b"xyz")), prefill_chunk=8, speculation="auto"))
+    driver = Driver(make_engine(FakeRunner(alphabet=tuple(b"xyz")), prefill_chunk=8, speculation="on"))
     driver.submit(0, ask("a", 100, ignore_eos=True))
     with guessing(lambda request, most: [ord("x")] * most):
         driver.step()
@@ -204,7 +204,7 @@ def test_shared_drafts_find_what_another_request_was_answered() -> None:
     text = "zyxwvutsrqponmlkjihgfedcba 0123456789"
 
     def num_steps(**settings) -> int:
-        driver = Driver(make_engine(FakeRunner(choose=reply_with(text)), speculation="auto", **settings))
+        driver = Driver(make_engine(FakeRunner(choose=reply_with(text)), speculation="on", **settings))
         for index in range(2):
             driver.submit(index, ask("go", 60))
             driver.finish()
@@ -219,7 +219,7 @@ def test_a_storm_of_cancellations_leaves_nothing(worker_of: MakeWorker) -> None:
     verse = "row row row your boat gently down the stream " * 10
     runner = FakeRunner(num_blocks=60, choose=reply_with(verse))
     with verifying_all():
-        worker = worker_of(runner, max_running=8, max_waiting=200, speculation="auto")
+        worker = worker_of(runner, max_running=8, max_waiting=200, speculation="on")
         expected = None
         source = random.Random(1)
         streams = [worker.submit(ask("sing", 200, top_logprobs=0)) for _ in range(120)]
@@ -242,7 +242,7 @@ def test_a_storm_of_cancellations_leaves_nothing(worker_of: MakeWorker) -> None:
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(InvalidConfig, match="speculation is 'on'; it must be one of auto, off"):
-        EngineConfig(speculation="on")  # type: ignore[arg-type]
+    with pytest.raises(InvalidConfig, match="speculation is 'maybe'; it must be one of auto, on, off"):
+        EngineConfig(speculation="maybe")  # type: ignore[arg-type]
     with pytest.raises(InvalidConfig, match="max_draft is 0"):
         EngineConfig(max_draft=0)

@@ -113,7 +113,7 @@ def test_guesses_change_no_answer_of_a_tiny_model(family: str, kind: str, tmp_pa
     for together in (False, True):
         with (
             verifying_all(),
-            worker_on(CpuRunner.from_folder(tmp_path, OPTIONS[kind]), speculation="auto") as worker,
+            worker_on(CpuRunner.from_folder(tmp_path, OPTIONS[kind]), speculation="on") as worker,
         ):
             answers, stats = answers_of(worker, requests, together=together)
         assert gists(answers) == expected
@@ -143,8 +143,8 @@ def test_guesses_change_no_answer_of_a_real_model(name: str, weights: str) -> No
     assert plain.drafted_tokens_total == 0
     for together in (False, True):
         with verifying_all():
-            answers, stats = run("auto", together=together)
+            answers, stats = run("on", together=together)
         assert gists(answers) == gists(expected)
         assert 0 < stats.accepted_tokens_total < stats.drafted_tokens_total
-    measured, _ = run("auto", together=True)  # as the policy decides
+    measured, _ = run("on", together=True)  # as the policy decides
     assert gists(measured) == gists(expected)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from narrows.engine.request import Request
-from narrows.engine.speculation import MAX_STREAMS, PLAN_STEPS, REFRESH_STEPS, Speculator
+from narrows.engine.speculation import AUTO_STEP_S, MAX_STREAMS, PLAN_STEPS, REFRESH_STEPS, Speculator
 from narrows.engine.step import SamplingParams
 from narrows.engine.step_times import STALE_STEPS, StepTimes
 
@@ -161,6 +161,16 @@ def test_no_guess_reaches_beyond_an_end_token() -> None:
     world.requests[0].token_ids.append(4)
     world.speculator.times.add(1, 1.0)
     assert choose(world) == [[5]]
+
+
+@pytest.mark.parametrize(("step_s", "guesses"), [(AUTO_STEP_S / 2, False), (AUTO_STEP_S * 2, True)])
+def test_steps_may_be_too_short_to_be_worth_a_guess(step_s: float, guesses: bool) -> None:
+    world = World(lambda num_rows: step_s * FLAT(num_rows) / FLAT(1), [copy(1)])
+    world.speculator = Speculator(max_draft=15, share=False, least_step_s=AUTO_STEP_S)
+    assert not world.speculator.is_resting()
+    world.run()
+    assert (world.num_rows > world.num_steps) == guesses
+    assert world.speculator.is_resting() == (not guesses)
 
 
 def estimate(times: StepTimes, num_rows: int) -> float:

@@ -37,7 +37,7 @@ def metric(server: RunningServer, name: str) -> float:
 
 def test_a_chunk_of_several_tokens_lists_them_all() -> None:
     answers = []
-    for kind in ("off", "auto"):
+    for kind in ("off", "on"):
         config = EngineConfig(speculation=kind)  # type: ignore[arg-type]
         runner = FakeRunner(choose=reply_with(VERSE))
         with (
@@ -68,6 +68,6 @@ def test_a_chunk_of_several_tokens_lists_them_all() -> None:
         assert streamed == whole.choices[0].logprobs.content
         assert whole.usage is not None
         answers.append((whole.choices[0], whole.usage.completion_tokens))
-        assert (0 < accepted <= drafted) == (kind == "auto")
+        assert (0 < accepted <= drafted) == (kind == "on")
         assert max(counts) > 1 or kind == "off"  # a slow reader gets several in a chunk anyway
     assert answers[0] == answers[1]

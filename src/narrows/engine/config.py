@@ -10,7 +10,7 @@ from typing import Literal
 
 from narrows.errors import InvalidConfig
 
-SPECULATION_KINDS = ("auto", "off")
+SPECULATION_KINDS = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class EngineConfig:
     # Prompt tokens in a step that also carries decode rows. On a CPU a step's time grows with its rows, so
     # this bounds how long a running stream waits for its next token while another prompt is read.
     prefill_chunk: int = 128
-    # auto: tokens guessed from what stood before are verified beside the next one where that is faster. The
-    # answer is the same (==) either way.
-    speculation: Literal["auto", "off"] = "off"
+    # on: tokens guessed from what stood before are verified beside the next one where that is faster. auto:
+    # the same, but only where a step takes a millisecond or more. The answer is the same (==) in all three.
+    speculation: Literal["auto", "on", "off"] = "auto"
     max_draft: int = 15  # guesses per request and step; a step of 16 rows still streams its weights
     # Outputs of finished requests are a source of guesses for others. What others wrote then shows in the
     # timing of an answer, though never in its text: only where all users may know of each other.

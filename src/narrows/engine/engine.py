@@ -15,7 +15,7 @@ from narrows.engine.detokenize import Vocabulary
 from narrows.engine.output import OutputRules, OutputText, prompt_records
 from narrows.engine.request import GenerationRequest, Request, RequestLimits, make_request
 from narrows.engine.scheduler import Scheduler
-from narrows.engine.speculation import Speculator
+from narrows.engine.speculation import AUTO_STEP_S, Speculator
 from narrows.engine.step import Runner, Sampled, Step, StepResult
 from narrows.engine.stopper import make_automaton
 from narrows.errors import InternalError, InvalidModel, NarrowsError
@@ -68,11 +68,7 @@ class Engine:
         self, runner: Runner, vocabulary: Vocabulary, *, eos_ids: frozenset[int], config: EngineConfig
     ) -> None:
         info = runner.info
-        self._speculator = (
-            None
-            if config.speculation == "off"
-            else Speculator(max_draft=config.max_draft, share=config.share_drafts)
-        )
+        self._speculator = _make_speculator(config)
         self.scheduler = Scheduler(info, config, self._speculator)
         # One request always fits into the pool, so the oldest can always go on.
         max_context = min(
@@ -255,6 +251,16 @@ class Engine:
             counters.drafted += num_rows - len(step.sequences)
             counters.accepted += sum(len(outcome.drawn) - 1 for outcome in result.sequences if outcome.drawn)
         return num_rows
+
+
+def _make_speculator(config: EngineConfig) -> Speculator | None:
+    if config.speculation == "off":
+        return None
+    return Speculator(
+        max_draft=config.max_draft,
+        share=config.share_drafts,
+        least_step_s=AUTO_STEP_S if config.speculation == "auto" else 0.0,
+    )
 
 
 def _shown_speculation(config: EngineConfig) -> str:

@@ -33,6 +33,10 @@ LOOK_S = 5e-6
 LOOK_SHARE = 0.005
 PATIENCE = 8
 MAX_REST = 15
+# Guessing itself takes microseconds of Python a step. Where a plain step takes less than AUTO_STEP_S, as with
+# a few million parameters, "auto" leaves it at that, and looks at the clock again once in a while.
+AUTO_STEP_S = 1e-3
+SHORT_STEPS_REST = 1023
 
 Rooms = Callable[[Request, int], int]  # (request, most) -> guesses that it may have now
 
@@ -40,13 +44,14 @@ Rooms = Callable[[Request, int], int]  # (request, most) -> guesses that it may 
 class _Plan:
     """For one number of requests: what guesses cost, and how good they must be to be looked at."""
 
-    __slots__ = ("bar", "costs", "rest", "until")
+    __slots__ = ("bar", "costs", "is_short", "rest", "until")
 
-    def __init__(self, times: StepTimes, num_rows: int, most: int) -> None:
+    def __init__(self, times: StepTimes, num_rows: int, most: int, least_step_s: float) -> None:
         self.until = times.num_steps + PLAN_STEPS
         self.costs: list[tuple[int, float]] = []  # (guesses, T with them / T without), fewest first
         self.bar = inf  # guesses expected to be right, below which none are run
         self.rest = 0  # steps to pass after a look for nothing
+        self.is_short = False  # a plain step: not worth a look
         if times.age(num_rows) > REFRESH_STEPS:
             self.until = times.num_steps + 1
             return
@@ -54,6 +59,9 @@ class _Plan:
         most_rows = min(num_rows + most, 2 * max(times.most_rows, num_rows))
         grid = [rows for rows in GRID if num_rows < rows <= most_rows]
         plain_s, *seconds = times.estimates([num_rows, *grid])
+        if plain_s < least_step_s:
+            self.is_short = True
+            return
         self.costs = [(rows - num_rows, s / plain_s) for rows, s in zip(grid, seconds, strict=True)]
         least = min(cost for _, cost in self.costs)
         self.bar = num_rows * max(LEAST_GAIN - 1, LEAST_GAIN * least - 1)
@@ -63,11 +71,14 @@ class _Plan:
 class Speculator:
     """Of one engine. `max_draft`: the most guesses for one request in a step."""
 
-    def __init__(self, *, max_draft: int, share: bool) -> None:
-        """`share`: outputs of finished requests are a source of guesses for others (see docs/3-serve.md)."""
+    def __init__(self, *, max_draft: int, share: bool, least_step_s: float = 0.0) -> None:
+        """`share`: outputs of finished requests are a source of guesses for others (see docs/3-serve.md).
+        Where a step of one token per request takes less than `least_step_s`, nothing is guessed.
+        """
         from narrows.runners.drafting import Chances, Drafter, RecentOutputs
 
         self.max_draft = max_draft
+        self._least_step_s = least_step_s
         self.times = StepTimes()
         self._make_drafter = Drafter
         self._everyone = Chances(EVERYONES_MEMORY)
@@ -91,13 +102,16 @@ class Speculator:
         num_rows = len(requests)
         if num_rows > MAX_STREAMS:
             return None
+        plan = self._plans.get(num_rows)
+        if plan is None or plan.until <= self.times.num_steps:
+            plan = _Plan(self.times, num_rows, self.max_draft * num_rows, self._least_step_s)
+            self._plans[num_rows] = plan
+        if plan.is_short:
+            self._rest = SHORT_STEPS_REST
+            return None
         expected = 0.0
         for request in requests:
             expected += self._follow(request)
-        plan = self._plans.get(num_rows)
-        if plan is None or plan.until <= self.times.num_steps:
-            plan = _Plan(self.times, num_rows, self.max_draft * num_rows)
-            self._plans[num_rows] = plan
         if expected < plan.bar:
             self._look_less(plan)
             return None

@@ -83,7 +83,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--speculation",
         choices=SPECULATION_KINDS,
-        help="auto: verify tokens guessed from the text so far where that is faster; same answers. "
+        help="verify tokens guessed from the text so far where that is faster; same answers. auto: only "
+        "where a step takes a millisecond or more. "
         f"Default: {EngineConfig().speculation}",
     )
     group.add_argument(
