@@ -19,6 +19,7 @@ BLOCK = 128
 
 def main() -> None:
     folder, kind, target = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    precision, _, block = kind.partition("b")  # int4, or int4b32: its default of 32
     source = hf_folder.make(folder)
     tool = (sys.executable, "-m", "onnxruntime_genai.models.builder")
     paths = (
@@ -29,9 +30,9 @@ def main() -> None:
         "--cache_dir",
         str(target.with_suffix(".cache")),
     )
-    options = ("--extra_options", "accuracy_level=4", f"block_size={BLOCK}")
+    options = ("--extra_options", "accuracy_level=4", f"block_size={block or BLOCK}")
     subprocess.run(
-        [*tool, *paths, "--precision", kind, "--execution_provider", "cpu", *options],
+        [*tool, *paths, "--precision", precision, "--execution_provider", "cpu", *options],
         check=True,
     )
 

@@ -48,8 +48,9 @@ std::pair<int64_t, double> pack_sources(const std::vector<Array>& sources, const
   }
   PackedMatrix shape = packed_shape(format, n, rows[0].k, group, has_zero);
   shape = packed_matrix(Array(dst), shape, "dst");
+  const Kernels& kernels = *select_kernels();
   const nb::gil_scoped_release release;
-  const PackResult result = pack(rows, interleave, shape, dst.data(), pool);
+  const PackResult result = pack(rows, interleave, shape, dst.data(), pool, kernels);
   return {result.non_finite, result.max_abs};
 }
 

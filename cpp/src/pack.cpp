@@ -1,4 +1,4 @@
-// Checkpoint rows to packed panels, round to nearest (narrows/pack.h).
+// Checkpoint rows to packed panels (narrows/pack.h).
 // One panel is one task: its 16 rows are converted to floats, coded in groups, and laid out as formats.h
 // says.
 #include "narrows/pack.h"
@@ -14,7 +14,6 @@
 namespace narrows {
 namespace {
 
-constexpr float kF16Max = 65504.0f;
 constexpr float kSmallestNormal = 0x1p-126f;  // a smaller scale would have an infinite inverse
 
 // ---- reading rows
@@ -51,92 +50,22 @@ void read_row(const SourceRows& source, int64_t row, int64_t padded_k, float* ou
   seen->max_abs = std::max(seen->max_abs, bits_float(top));
 }
 
-// ---- coding one group of one channel
+// ---- coding
 
 /// Round to even by way of the float grid; exact for |x| < 2^22, and plain SSE2.
 inline float round_even(float x) { return (x + 12582912.0f) - 12582912.0f; }
 inline float clamp(float x, float lo, float hi) { return std::min(std::max(x, lo), hi); }
 
-/// A scale as f16 stores it; finite, because overflow saturates.
-inline float through_f16(float scale) { return f16_to_float(float_to_f16(clamp(scale, -kF16Max, kF16Max))); }
-
-struct Coding {
-  float scale = 0.0f;  // exactly as stored
-  int zero = 8;
-};
-
-/// Codes of w on the grid scale * (q - zero), q in [lowest, 15]; returns the squared error.
-float encode(const float* w, int64_t n, Coding coding, int lowest, uint8_t* codes) {
-  const float inverse = coding.scale == 0.0f ? 0.0f : 1.0f / coding.scale;
-  const auto zero = static_cast<float>(coding.zero);
-  const float lo = static_cast<float>(lowest) - zero, hi = 15.0f - zero;
-  float error[4] = {};
-  for (int64_t k = 0; k < n; k += 4) {  // a group is a multiple of 32; four sums let the compiler vectorise
-    for (int i = 0; i < 4; ++i) {
-      const float q = round_even(clamp(w[k + i] * inverse, lo, hi));
-      const float off = w[k + i] - q * coding.scale;
-      error[i] += off * off;
-      codes[k + i] = static_cast<uint8_t>(static_cast<int>(q + zero));
-    }
-  }
-  return (error[0] + error[1]) + (error[2] + error[3]);
-}
-
-/// The better of scale = max|w|/7 with codes 1..15 and the grid that gives the largest |w| code 0 (value -8).
-Coding encode_symmetric(const float* w, int64_t n, uint8_t* codes) {
-  float top = 0.0f, bottom = 0.0f;
-  for (int64_t k = 0; k < n; ++k) {
-    top = std::max(top, w[k]);
-    bottom = std::min(bottom, w[k]);
-  }
-  const float extreme = top >= -bottom ? top : bottom;
-  const Coding even{through_f16(std::fabs(extreme) / 7.0f), 8}, skew{through_f16(extreme / -8.0f), 8};
-  uint8_t other[128];
-  const float even_error = encode(w, n, even, 1, codes);
-  if (!(encode(w, n, skew, 0, other) < even_error)) return even;
-  std::memcpy(codes, other, static_cast<size_t>(n));
-  return skew;
-}
-
-/// The affine grid of 16 steps over [min(w, 0), max(w, 0)].
-Coding encode_affine(const float* w, int64_t n, uint8_t* codes) {
-  float top = 0.0f, bottom = 0.0f;
-  for (int64_t k = 0; k < n; ++k) {
-    top = std::max(top, w[k]);
-    bottom = std::min(bottom, w[k]);
-  }
-  Coding coding{through_f16(top / 15.0f - bottom / 15.0f), 8};
-  if (coding.scale != 0.0f) {
-    coding.zero = static_cast<int>(round_even(clamp(-bottom / coding.scale, 0.0f, 15.0f)));
-  }
-  encode(w, n, coding, 0, codes);
-  return coding;
-}
-
 // ---- laying out one panel; `rows` is float[16][padded_k]
 
-void pack_p4(const PackedMatrix& shape, const float* rows, int channels, uint8_t* panel) {
-  const int64_t padded_k = shape.padded_k(), group = shape.group;
+void pack_p4(const PackedMatrix& shape, const Kernels& kernels, const float* rows, uint8_t* panel) {
   auto* scales = reinterpret_cast<uint16_t*>(panel);
   uint8_t* zeros = panel + shape.scale_bytes();
   uint8_t* lines = zeros + shape.zero_bytes();
-  std::memset(panel, 0, static_cast<size_t>(shape.panel_bytes()));
+  std::memset(panel, 0, static_cast<size_t>(lines - panel));
   for (int64_t g = 0; g < shape.groups(); ++g) {
-    for (int c = 0; c < kPanel; ++c) {
-      uint8_t codes[128];
-      Coding coding;
-      std::fill(codes, codes + group, uint8_t{8});
-      const float* w = rows + c * padded_k + g * group;
-      if (c < channels) {
-        coding = shape.has_zero ? encode_affine(w, group, codes) : encode_symmetric(w, group, codes);
-      }
-      scales[g * kPanel + c] = float_to_f16(coding.scale);
-      if (shape.has_zero) zeros[g * kPanel + c] = static_cast<uint8_t>(coding.zero);
-      for (int64_t k = 0; k < group; k += 8) {
-        uint8_t* to = lines + (g * group + k) * (kPanel / 2) + 4 * c;
-        for (int i = 0; i < 4; ++i) to[i] = static_cast<uint8_t>(codes[k + i] | codes[k + 4 + i] << 4);
-      }
-    }
+    kernels.code_p4(rows + g * shape.group, shape.padded_k(), shape.group, scales + g * kPanel,
+                    shape.has_zero ? zeros + g * kPanel : nullptr, lines + g * shape.group * (kPanel / 2));
   }
 }
 
@@ -227,8 +156,8 @@ class Rows {
   bool interleave_;
 };
 
-void pack_panel(const Rows& rows, const PackedMatrix& shape, int64_t panel, float* floats, uint8_t* dst,
-                PackResult* result) {
+void pack_panel(const Rows& rows, const PackedMatrix& shape, const Kernels& kernels, int64_t panel,
+                float* floats, uint8_t* dst, PackResult* result) {
   Seen seen;
   int channels = 0;
   for (int c = 0; c < kPanel; ++c) {
@@ -238,9 +167,10 @@ void pack_panel(const Rows& rows, const PackedMatrix& shape, int64_t panel, floa
     read_row(*source, row, shape.padded_k(), floats + c * shape.padded_k(), &seen);
     channels = c + 1;
   }
+  std::fill(floats + channels * shape.padded_k(), floats + kPanel * shape.padded_k(), 0.0f);
   uint8_t* to = dst + panel * shape.panel_bytes();
   if (shape.format == Format::P4) {
-    pack_p4(shape, floats, channels, to);
+    pack_p4(shape, kernels, floats, to);
   } else if (shape.format == Format::P8) {
     pack_p8(shape, floats, channels, to);
   } else {
@@ -253,7 +183,7 @@ void pack_panel(const Rows& rows, const PackedMatrix& shape, int64_t panel, floa
 }  // namespace
 
 PackResult pack(const std::vector<SourceRows>& sources, bool interleave, const PackedMatrix& shape,
-                uint8_t* dst, ThreadPool& pool) {
+                uint8_t* dst, ThreadPool& pool, const Kernels& kernels) {
   const Rows rows(sources, interleave, shape);
   std::vector<PackResult> results(static_cast<size_t>(pool.size()));
   std::atomic<int64_t> next{0};
@@ -261,7 +191,7 @@ PackResult pack(const std::vector<SourceRows>& sources, bool interleave, const P
     std::vector<float> floats(static_cast<size_t>(kPanel * shape.padded_k()));
     PackResult mine;
     for (int64_t p = next++; p < shape.panels(); p = next++)
-      pack_panel(rows, shape, p, floats.data(), dst, &mine);
+      pack_panel(rows, shape, kernels, p, floats.data(), dst, &mine);
     results[static_cast<size_t>(thread)] = mine;
   });
   PackResult total;

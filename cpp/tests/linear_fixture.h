@@ -91,7 +91,7 @@ struct Weights {
   Weights(const Spec& spec, int32_t n, int32_t k, bool extreme, Random& random, ThreadPool& pool)
       : values(static_cast<size_t>(n) * k), matrix(shape_of(spec, n, k)), bytes(matrix.bytes()) {
     for (float& v : values) v = random.normal();
-    pack({{values.data(), DType::f32, n, k, k}}, false, matrix, bytes.data(), pool);
+    pack({{values.data(), DType::f32, n, k, k}}, false, matrix, bytes.data(), pool, *select_kernels());
     matrix.data = bytes.data();
     if (extreme && matrix.quantized()) scramble(random);
   }

@@ -1,4 +1,5 @@
-// The checksum of the cache: the one that a plain loop gives, for every length, place and number of threads.
+// The checksum of the cache: the one that a plain loop gives, for every length, place and number of threads;
+// and the read bandwidth.
 #include "check.h"
 #include "linear_fixture.h"
 
@@ -90,4 +91,30 @@ TEST(a_changed_byte_anywhere_changes_the_checksum) {
     bytes[static_cast<size_t>(at)] ^= static_cast<uint8_t>(1 << at % 8);
   }
   CHECK(checksum(bytes.data(), size, pool) == whole);
+}
+
+TEST(the_checksum_sees_every_bit_every_length_and_the_order_of_blocks) {
+  ThreadPool pool(1);
+  std::vector<uint8_t> data(333);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<uint8_t>(i * 7);
+  const auto size = static_cast<int64_t>(data.size());
+  const uint64_t whole = checksum(data.data(), size, pool);
+  for (size_t bit = 0; bit < data.size() * 8; ++bit) {
+    data[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
+    CHECK(checksum(data.data(), size, pool) != whole);
+    data[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
+  }
+  const std::vector<uint8_t> zeros(200);
+  for (int64_t n = 1; n < 200; ++n)
+    CHECK(checksum(zeros.data(), n, pool) != checksum(zeros.data(), n - 1, pool));
+  std::vector<uint8_t> blocks(2 << 20), swapped(2 << 20);
+  std::memset(blocks.data(), 1, 1 << 20);
+  std::memset(swapped.data() + (1 << 20), 1, 1 << 20);
+  CHECK(checksum(blocks.data(), 2 << 20, pool) != checksum(swapped.data(), 2 << 20, pool));
+}
+
+TEST(the_read_bandwidth_of_memory_is_positive_and_below_a_terabyte_per_second) {
+  ThreadPool pool(2);
+  const double gb_per_s = read_bandwidth(64 << 20, 2, pool);
+  CHECK(gb_per_s > 0.05 && gb_per_s < 1000.0);
 }

@@ -1,5 +1,6 @@
-// pack, checksum and read_bandwidth: unpacking a packed matrix gives what rounding to nearest means, for
-// every format, source type and arrangement; odd scales are safe; results know no thread count.
+// pack: unpacking a packed matrix gives rounded values no worse than rounding to nearest, for every
+// format, source type and arrangement; odd scales are safe; results know no thread count and no instruction
+// set.
 #include <limits>
 #include <stdexcept>
 
@@ -17,8 +18,9 @@ std::vector<float> unpacked(const PackedMatrix& w, int32_t row) {
   return out;
 }
 
-/// Largest distance rounding may leave between w[k] and its packed value, for values spanning [low, high] (0
-/// inside). Half a step, plus what rounding the scale to f16 (2^-11) and clamping at the end of the grid add.
+/// Largest distance rounding to nearest may leave between w[k] and its value, for values spanning [low, high]
+/// (0 inside). Half a step, plus what rounding the scale to f16 (2^-11) and clamping at the end of the grid
+/// add.
 double step_bound(const Spec& spec, double low, double high) {
   const double top = std::max(-low, high);
   if (spec.format == Format::P8) return top / 127.0 * 0.5 * (1 + 1e-5);
@@ -32,6 +34,7 @@ void check_row(const Spec& spec, const PackedMatrix& w, int32_t row, const float
   for (int32_t begin = 0; begin < w.k; begin += group) {
     const int32_t end = std::min(begin + group, w.k);
     float low = 0.0f, high = 0.0f;
+    double squares = 0.0;
     for (int32_t k = begin; k < end; ++k) {
       low = std::min(low, source[k]);
       high = std::max(high, source[k]);
@@ -43,18 +46,19 @@ void check_row(const Spec& spec, const PackedMatrix& w, int32_t row, const float
       if (spec.format == Format::BF16) CHECK(value == bf16_to_float(float_to_bf16(source[k])));
       if (spec.group > 0 && spec.format == Format::P8)
         CHECK_NEAR(value, source[k], step_bound(spec, low, high));
-      // The symmetric P4 grid is the better of two in the sum of squares, so one value may be off by a whole
-      // step.
-      const double slack = spec.format == Format::P4 && !spec.has_zero ? 2.1 : 1.0;
-      if (spec.format == Format::P4) CHECK_NEAR(value, source[k], slack * step_bound(spec, low, high));
+      squares += (double{value} - source[k]) * (double{value} - source[k]);
     }
+    // Single values may be further off: P4 takes the grid of the least squared error, and that may cut the
+    // extremes.
+    const double bound = step_bound(spec, low, high);
+    if (spec.format == Format::P4) CHECK(squares <= (end - begin) * bound * bound);
   }
 }
 
 PackResult pack_into(const PackedMatrix& shape, const std::vector<SourceRows>& sources, bool interleave,
                      Guarded<uint8_t>* bytes, int threads = 2) {
   ThreadPool pool(threads);
-  const PackResult result = pack(sources, interleave, shape, bytes->data(), pool);
+  const PackResult result = pack(sources, interleave, shape, bytes->data(), pool, *select_kernels());
   CHECK(bytes->intact());
   return result;
 }
@@ -202,6 +206,46 @@ TEST(the_symmetric_p4_grid_uses_the_end_that_only_one_sign_has) {
   CHECK(unpacked(shape, 1) == std::vector<float>(both.begin() + 32, both.end()));
 }
 
+TEST(every_instruction_set_packs_the_same_bytes) {
+  Random random(6);
+  ThreadPool pool(1);
+  const int32_t n = 37, k = 300;
+  std::vector<float> w(n * k);
+  for (size_t i = 0; i < w.size(); ++i) {
+    const float sizes[] = {1.0f, 0.0f, 1e-7f, 1e-40f, 3e38f, 50.0f};
+    w[i] = random.normal() * sizes[i / k % 6];  // a row of each size
+    if (!std::isfinite(w[i])) w[i] = 3e38f;
+  }
+  for (const Spec& spec : all_specs()) {
+    const PackedMatrix shape = shape_of(spec, n, k);
+    Guarded<uint8_t> meaning(shape.bytes());
+    const SourceRows rows{w.data(), DType::f32, n, k, k};
+    pack({rows}, false, shape, meaning.data(), pool, *kernels_for(Isa::generic));
+    for (Isa isa : {Isa::avx2, Isa::avx512vnni}) {
+      if (kernels_for(isa) == nullptr) continue;
+      Guarded<uint8_t> bytes(shape.bytes());
+      pack({rows}, false, shape, bytes.data(), pool, *kernels_for(isa));
+      CHECK(bytes.intact());
+      CHECK(std::memcmp(meaning.data(), bytes.data(), static_cast<size_t>(shape.bytes())) == 0);
+    }
+  }
+}
+
+TEST(the_p4_grid_cuts_an_extreme_where_that_costs_less_than_a_wide_step) {
+  std::vector<float> w(128);
+  for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i % 15) - 7.0f;  // exact with step 1
+  w[64] = 8.5f;
+  for (bool has_zero : {false, true}) {
+    PackedMatrix shape = shape_of({Format::P4, 128, has_zero}, 1, 128);
+    Guarded<uint8_t> bytes(shape.bytes());
+    pack_into(shape, {{w.data(), DType::f32, 1, 128, 128}}, false, &bytes);
+    shape.data = bytes.data();
+    const std::vector<float> got = unpacked(shape, 0);
+    CHECK(got[64] < 8.2f);
+    CHECK_NEAR(got[0], w[0], 0.1);
+  }
+}
+
 TEST(sources_that_do_not_fit_the_shape_are_refused) {
   std::vector<float> w(64 * 32);
   const SourceRows rows{w.data(), DType::f32, 32, 32, 32};
@@ -210,7 +254,7 @@ TEST(sources_that_do_not_fit_the_shape_are_refused) {
   const auto refused = [&](const std::vector<SourceRows>& sources, bool interleave,
                            const PackedMatrix& shape) {
     try {
-      pack(sources, interleave, shape, bytes.data(), pool);
+      pack(sources, interleave, shape, bytes.data(), pool, *select_kernels());
     } catch (const std::invalid_argument&) {
       return true;
     }
@@ -239,30 +283,4 @@ TEST(packing_and_checksum_do_not_depend_on_the_number_of_threads) {
   for (int64_t size : {int64_t{0}, int64_t{1}, int64_t{63}, int64_t{1} << 20, (int64_t{1} << 21) + 17}) {
     CHECK(checksum(bytes, size, one) == checksum(bytes, size, three));
   }
-}
-
-TEST(the_checksum_sees_every_bit_every_length_and_the_order_of_blocks) {
-  ThreadPool pool(1);
-  std::vector<uint8_t> data(333);
-  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<uint8_t>(i * 7);
-  const auto size = static_cast<int64_t>(data.size());
-  const uint64_t whole = checksum(data.data(), size, pool);
-  for (size_t bit = 0; bit < data.size() * 8; ++bit) {
-    data[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
-    CHECK(checksum(data.data(), size, pool) != whole);
-    data[bit / 8] ^= static_cast<uint8_t>(1 << bit % 8);
-  }
-  const std::vector<uint8_t> zeros(200);
-  for (int64_t n = 1; n < 200; ++n)
-    CHECK(checksum(zeros.data(), n, pool) != checksum(zeros.data(), n - 1, pool));
-  std::vector<uint8_t> blocks(2 << 20), swapped(2 << 20);
-  std::memset(blocks.data(), 1, 1 << 20);
-  std::memset(swapped.data() + (1 << 20), 1, 1 << 20);
-  CHECK(checksum(blocks.data(), 2 << 20, pool) != checksum(swapped.data(), 2 << 20, pool));
-}
-
-TEST(the_read_bandwidth_of_memory_is_positive_and_below_a_terabyte_per_second) {
-  ThreadPool pool(2);
-  const double gb_per_s = read_bandwidth(64 << 20, 2, pool);
-  CHECK(gb_per_s > 0.05 && gb_per_s < 1000.0);
 }

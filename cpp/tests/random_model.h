@@ -60,7 +60,7 @@ class RandomModel {
       sources.push_back(
           {floats(int64_t{n} * k, 1.0f / std::sqrt(static_cast<float>(k))), DType::f32, n, k, k});
     }
-    pack(sources, interleave, l.w, bytes.get(), pool_);
+    pack(sources, interleave, l.w, bytes.get(), pool_, *select_kernels());
     l.w.data = bytes.get();
     if (knobs_.bias) l.bias = floats(packed_n, 0.1f);
     return l;

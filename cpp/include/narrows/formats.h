@@ -19,7 +19,7 @@ namespace narrows {
 enum class Format : uint8_t { F32 = 0, F16 = 1, BF16 = 2, P8 = 3, P4 = 4 };
 inline constexpr int kPanel = 16;         // output channels in a panel: one AVX-512 vector of int32 or float
 inline constexpr int kRowBlock = 8;       // activation rows packed together: the height of the prefill tile
-inline constexpr int kLayoutVersion = 1;  // part of the cache key: raise it whenever the bytes change
+inline constexpr int kLayoutVersion = 2;  // part of the cache key: raise it whenever the bytes change
 
 constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 

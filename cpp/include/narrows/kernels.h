@@ -61,6 +61,11 @@ struct Kernels {
   void (*quantize)(const float* x, int64_t ld, int32_t row_begin, int32_t row_end, const Activations& a);
   /// out[k] = row `row` of W in float: the embedding lookup of a packed matrix.
   void (*unpack_row)(const PackedMatrix& w, int32_t row, float* out);
+  /// Packs one group of P4: rows[c*ld + k] of 16 channels, k in [0, group), into 16 scales, 16 zero points
+  /// (null: none are stored, and zero is 8) and group/8 lines of 64 bytes. Bit-identical on every instruction
+  /// set.
+  void (*code_p4)(const float* rows, int64_t ld, int32_t group, uint16_t* scales, uint8_t* zeros_or_null,
+                  uint8_t* lines);
 
   // ---- norm.cpp, activation.cpp, rope.cpp: one row of n floats; in == out is allowed
   void (*rms_norm)(const float* x, const float* weight, float eps, float* out, int32_t n);

@@ -1,10 +1,11 @@
-// From checkpoint rows to packed panels, and the checksum of the cache. Round to nearest for now.
+// From checkpoint rows to packed panels, and the checksum of the cache.
 #pragma once
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "narrows/formats.h"
+#include "narrows/kernels.h"
 #include "narrows/thread_pool.h"
 
 namespace narrows {
@@ -26,11 +27,10 @@ struct PackResult {
 /// Packs the sources one below the other (or, with `interleave` and exactly two sources of equal n, panel by
 /// panel: 2p from the first, 2p+1 from the second) into dst[0, shape.bytes()). shape gives format, n, k,
 /// group, has_zero; shape.n is the number of packed output channels (interleaved: 2 * round_up(n, 16)). P8:
-/// symmetric, scale = max|w|/127 per channel. P4: has_zero false: symmetric, scale = max|w|/7 with
-/// codes 1..15 (or the better of that and the sign-aware -8 grid); has_zero: affine min..max. Scales are
-/// rounded to f16 first.
+/// symmetric, scale = max|w|/127 per channel, rounded to nearest. P4: scales and zero points of the least
+/// squared error that Kernels::code_p4 finds; the same bytes whatever the kernels.
 PackResult pack(const std::vector<SourceRows>& sources, bool interleave, const PackedMatrix& shape,
-                uint8_t* dst, ThreadPool& pool);
+                uint8_t* dst, ThreadPool& pool, const Kernels& kernels);
 
 /// 64-bit checksum of a byte range; independent of the number of threads. Reads at memory speed.
 uint64_t checksum(const uint8_t* data, int64_t bytes, ThreadPool& pool);

@@ -25,6 +25,7 @@ const Kernels kTable = {
     .linear = linear,
     .quantize = quantize,
     .unpack_row = unpack_row,
+    .code_p4 = code_p4,
     .rms_norm = rms_norm,
     .layer_norm = layer_norm,
     .activate = activate,
