@@ -10,13 +10,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from narrows.kernels.formats import PackedFormat
-from narrows.models import costs
+from narrows.models import costs, sizes
 from narrows.models.checkpoint import open_checkpoint
 from narrows.models.config import ModelConfig, read_config
 from narrows.models.families import build_spec
 from narrows.models.families.outline import spec_from_config
 from narrows.models.reference import ReferenceModel
-from narrows.models.step_time import Ceilings, Rates, group_seconds, op_seconds, step_seconds
+from narrows.models.step_time import Ceilings, Rates, cached_share, group_seconds, op_seconds, step_seconds
 from tests.models.tiny import VARIANTS, prompt, save_tiny
 
 NUM_TOKENS = 23
@@ -123,10 +123,10 @@ def test_streams_share_the_weights_but_not_the_pages() -> None:
         assert eight[group].weight_bytes == one[group].weight_bytes
         assert eight[group].flops == 8 * one[group].flops
     assert eight["attention"].kv_read_bytes == 8 * one["attention"].kv_read_bytes
-    token = costs.kv_bytes_per_token(spec)
+    token = sizes.kv_bytes_per_token(spec)
     assert one["attention"].kv_read_bytes == 1008 * token  # 1,001 keys in whole blocks
     assert one["attention"].kv_written_bytes == token
-    assert costs.kv_bytes_per_token(spec, kv_f32=True) == 2 * token
+    assert sizes.kv_bytes_per_token(spec, kv_f32=True) == 2 * token
 
 
 def test_a_window_bounds_what_decoding_reads_but_not_what_is_kept() -> None:
@@ -136,7 +136,7 @@ def test_a_window_bounds_what_decoding_reads_but_not_what_is_kept() -> None:
     )
     assert near == far
     assert near.scores == 2 * 4 * 64
-    assert costs.kv_bytes_per_token(spec) == costs.kv_bytes_per_token(spec_from_config(LLAMA))
+    assert sizes.kv_bytes_per_token(spec) == sizes.kv_bytes_per_token(spec_from_config(LLAMA))
 
 
 def test_a_mixed_step_is_its_parts_over_the_same_weights() -> None:
@@ -147,7 +147,9 @@ def test_a_mixed_step_is_its_parts_over_the_same_weights() -> None:
     for name in ("flops", "macs", "scores", "kv_read_bytes", "kv_written_bytes", "activation_bytes"):
         assert total(mixed, name) == sum(total(part, name) for part in parts), name
     assert costs.by_group(mixed)["up"].weight_bytes == costs.by_group(parts[0])["up"].weight_bytes
-    assert [op.in_integers for op in mixed if op.group == "attention"] == [False, True] * 2
+    assert [op.attention for op in mixed if op.group == "attention"] == ["pages", "integers"] * 2
+    floats = costs.step_costs(spec, P4, prompt_part)
+    assert {op.attention for op in floats if op.group == "attention"} == {"floats"}
 
 
 def test_integers_also_multiply_keys_that_a_tile_masks() -> None:
@@ -167,25 +169,46 @@ FREE = Rates(
     unpack_macs=0.0,
     small=1.0,
     tile=1.0,
+    task_s=0.0,
     activation_macs=0.0,
     logit_macs=0.0,
     stage_s=0.0,
     step_s=0.0,
 )
+MATRIX = costs.OpCost("up", rows=16, format="p4", macs=16 * 80_000_000, weight_bytes=40_000)
+FEW = costs.OpCost("up", rows=1, format="p4", macs=80_000, weight_bytes=4_000_000)
 
 
-def test_time_is_that_of_the_slower_ceiling() -> None:
-    rows = 16
-    matrix = costs.OpCost("up", rows=rows, format="p4", macs=rows * 8_000_000, weight_bytes=4_000_000)
-    assert op_seconds(matrix, CEILINGS, FREE) == pytest.approx(rows * 8e6 / 400e9)  # multipliers
-    one = replace(matrix, rows=1, macs=8_000_000)
-    assert op_seconds(one, CEILINGS, FREE) == pytest.approx(4e6 / 40e9)  # memory
-    assert op_seconds(one, replace(CEILINGS, gb_per_s=20.0), FREE) == pytest.approx(4e6 / 20e9)
-    assert op_seconds(replace(matrix, rows=0, macs=0, weight_bytes=0), CEILINGS, Rates()) == 0.0
+def test_time_is_that_of_the_ceiling_that_is_far_slower() -> None:
+    assert op_seconds(MATRIX, CEILINGS, FREE) == pytest.approx(16 * 8e7 / 400e9)
+    assert op_seconds(FEW, CEILINGS, FREE) == pytest.approx(4e6 / 40e9)
+    assert op_seconds(FEW, replace(CEILINGS, gb_per_s=20.0), FREE) == pytest.approx(4e6 / 20e9)
+    assert op_seconds(replace(MATRIX, rows=0, macs=0, weight_bytes=0), CEILINGS, FREE) == 0.0
+
+
+def test_equally_slow_ceilings_hide_each_other_only_in_part() -> None:
+    both = replace(FEW, macs=40_000_000)  # 0.1 ms of memory, 0.1 ms of multiplying
+    assert 1e-4 < op_seconds(both, CEILINGS, FREE) < 2e-4
+
+
+def test_pages_in_memory_come_as_fast_as_threads_can_wait_for_them() -> None:
+    op = costs.OpCost("attention", rows=1, kv_read_bytes=54_000_000, tasks=2, attention="pages")
+    rates = replace(FREE, page_gb_per_s=13.5)
+    alone = 54e6 / (2 * 13.5e9)
+    for gb_per_s in (1000.0, 4000.0):  # however much the bandwidth is
+        assert op_seconds(op, Ceilings(gb_per_s, 400.0, 2), rates) == pytest.approx(alone, rel=1e-3)
+    cached = op_seconds(op, Ceilings(200.0, 400.0, 2, cached=1.0), rates)
+    assert cached == pytest.approx(54e6 / 200e9)
+
+
+def test_what_fits_the_cache_stays_there() -> None:
+    assert cached_share(30, 32) == 1.0
+    assert 0.1 < cached_share(48, 32) < 0.3
+    assert cached_share(320, 32) < 0.001
 
 
 def test_five_tasks_take_two_threads_as_long_as_six() -> None:
-    op = costs.OpCost("attention", rows=1, kv_read_bytes=8_000_000, tasks=5)
+    op = costs.OpCost("attention", rows=1, kv_read_bytes=8_000_000, tasks=5, attention="pages")
     even = op_seconds(replace(op, tasks=6), CEILINGS, FREE)
     assert op_seconds(op, CEILINGS, FREE) == pytest.approx(even * 6 / 5)
 
@@ -196,7 +219,7 @@ def test_groups_and_the_call_add_up_to_the_step() -> None:
     groups = group_seconds(ops, CEILINGS, rates)
     assert set(groups) == set(costs.GROUPS)
     assert step_seconds(ops, CEILINGS, rates) == pytest.approx(sum(groups.values()) + rates.step_s)
-    slower = Ceilings(gb_per_s=20.0, gmac_per_s=200.0, threads=2)
-    assert step_seconds(ops, slower, replace(rates, stage_s=0.0, step_s=0.0)) == pytest.approx(
-        2 * step_seconds(ops, CEILINGS, replace(rates, stage_s=0.0, step_s=0.0))
-    )
+    # A cached step on a machine of half the ceilings takes twice as long, but for its fixed parts.
+    slower, cached = Ceilings(20.0, 200.0, 2, cached=1.0), replace(CEILINGS, cached=1.0)
+    moving = replace(rates, stage_s=0.0, step_s=0.0, task_s=0.0)
+    assert step_seconds(ops, slower, moving) == pytest.approx(2 * step_seconds(ops, cached, moving))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from narrows import _core
-from narrows.models import costs
+from narrows.models import costs, sizes
 from narrows.models.checkpoint import open_checkpoint
 from narrows.models.config import read_config
 from narrows.models.families import build_spec
@@ -25,7 +25,7 @@ def test_bytes_are_those_of_the_plan(variant: str, tmp_path: Path) -> None:
         for group in (32, 128):
             recipe = Recipe(weights, group)
             plan = make_plan(spec, recipe)
-            found = costs.weight_bytes(spec, recipe)
+            found = sizes.weight_bytes(spec, recipe)
             assert found.packed == plan.num_bytes
             assert found.matrices == sum(matrix.shape.num_bytes for matrix in plan.matrices)
             assert (found.embedding_rows > 0) == (plan.rows is not None)
@@ -38,13 +38,13 @@ def test_bytes_are_those_of_the_native_model(variant: str, kv_dtype: str, tmp_pa
     options = CpuOptions(weights="q8", kv_dtype=kv_dtype, cache=False, threads=1, num_blocks=4)  # type: ignore[arg-type]
     loaded = load_model(tmp_path, options)
     kv_f32 = kv_dtype == "f32"
-    per_token = costs.kv_bytes_per_token(loaded.spec, kv_f32=kv_f32)
+    per_token = sizes.kv_bytes_per_token(loaded.spec, kv_f32=kv_f32)
     assert _core.KvPages.block_bytes(loaded.model, kv_f32) == KV_BLOCK * per_token
     assert costs.KV_BLOCK == KV_BLOCK
     recipe = Recipe("q8", options.group)
     ops = costs.step_costs(loaded.spec, recipe, costs.decode(1, 20), kv_f32=kv_f32)
     read = sum(op.weight_bytes for op in ops if op.group != "other")
     assert (
-        read == loaded.transformer.weight_bytes_per_step == costs.weight_bytes(loaded.spec, recipe).matrices
+        read == loaded.transformer.weight_bytes_per_step == sizes.weight_bytes(loaded.spec, recipe).matrices
     )
     assert set(costs.GROUPS) == set(loaded.transformer.op_times())

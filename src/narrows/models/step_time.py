@@ -17,6 +17,9 @@ from narrows.models.costs import FEW_ROWS, GROUPS, Group, OpCost
 FLOAT_LANES: Final = 4  # int8 multiply-adds one instruction does for each fp32 one
 SMALL_ROWS: Final = 16  # rows up to which a matrix streams through registers once; more go through the tile
 QUANTIZED: Final = ("p8", "p4")
+OVERLAP: Final = (
+    3.0  # 1: memory and multipliers wait for each other; infinite: the slower one hides the other
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Ceilings:
     gb_per_s: float  # reads (1e9 bytes) over as many bytes as the step reads: a small model lives in a cache
     gmac_per_s: float  # int8 multiply-adds (1e9) in registers
     threads: int = 1
+    cached: float = 0.0  # share of these bytes that a cache holds from step to step
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +45,26 @@ class Rates:
     small: float = 0.60  # of the integer peak, by the kernel of up to 16 rows
     tile: float = 0.88  # of the integer peak, by the tile of more rows
     floats: float = 0.70  # of the fp32 peak, by float weights
-    pages: float = 0.60  # of the bandwidth, by keys and values of single rows: pages lie apart
-    attend: float = 0.30  # of the fp32 peak, by attention in floats
+    page_gb_per_s: float = (
+        13.5  # of a thread reading keys and values from memory: it waits for its own misses
+    )
+    attend_pages: float = 0.45  # of the fp32 peak, by attention of few rows over fp16 pages
+    attend_floats: float = 0.60  # of the fp32 peak, by attention of many rows
     attend_int8: float = 0.50  # of the integer peak, by attention in integers
     score_macs: float = 100.0  # per score in integers: softmax, scales, rounding
+    task_s: float = 9e-7  # of a thread, per attention task: norms, rope, the lines of K it writes
     activation_macs: float = 4.0  # per byte of activations: norms, rounding, gates
     logit_macs: float = 4.0  # per byte of logits and embeddings
     stage_s: float = 2e-6  # a barrier and the restart of the stream behind it
     step_s: float = 2e-5  # outside the threads: marshalling, waking them
+
+
+def cached_share(step_bytes: int, cache_bytes: int) -> float:
+    """1 where all that a step reads fits the cache; far less than the quotient beyond.
+
+    Steps read in a circle: what they come back to has just been thrown out.
+    """
+    return min(1.0, (cache_bytes / max(step_bytes, 1)) ** 4)
 
 
 def step_seconds(ops: Iterable[OpCost], ceilings: Ceilings, rates: Rates) -> float:
@@ -65,7 +81,7 @@ def group_seconds(ops: Iterable[OpCost], ceilings: Ceilings, rates: Rates) -> di
 
 
 def op_seconds(op: OpCost, ceilings: Ceilings, rates: Rates) -> float:
-    """One operator: the slower of memory and multipliers, then what overlaps with neither."""
+    """One operator: memory and multipliers side by side, then what overlaps with neither."""
     if op.group == "attention":
         work = _attention_seconds(op, ceilings, rates)
     elif op.group == "other":
@@ -73,6 +89,11 @@ def op_seconds(op: OpCost, ceilings: Ceilings, rates: Rates) -> float:
     else:
         work = _linear_seconds(op, ceilings, rates)
     return work + op.stages * rates.stage_s
+
+
+def _side_by_side(*seconds: float) -> float:
+    """Seconds of loads and multiplications that overlap: worst where they take equally long."""
+    return float(sum(part**OVERLAP for part in seconds) ** (1 / OVERLAP))
 
 
 def _macs_per_s(ceilings: Ceilings) -> float:
@@ -91,19 +112,23 @@ def _linear_seconds(op: OpCost, ceilings: Ceilings, rates: Rates) -> float:
     else:
         compute = per_row * op.rows * FLOAT_LANES / (rates.floats * peak)
     memory = op.weight_bytes / (rates.stream * ceilings.gb_per_s * 1e9)
-    return max(memory, compute) + _activation_seconds(op, ceilings, rates)
+    return _side_by_side(memory, compute) + _activation_seconds(op, ceilings, rates)
 
 
 def _attention_seconds(op: OpCost, ceilings: Ceilings, rates: Rates) -> float:
+    """Bandwidth, each thread's own waiting for its pages, and multipliers, side by side."""
     peak = _macs_per_s(ceilings)
-    memory = op.kv_read_bytes / (rates.pages * ceilings.gb_per_s * 1e9)
-    if op.in_integers:
+    shared = op.kv_read_bytes / (ceilings.gb_per_s * 1e9)
+    alone = (1 - ceilings.cached) * op.kv_read_bytes / (rates.page_gb_per_s * ceilings.threads * 1e9)
+    if op.attention == "integers":
         compute = (op.macs / rates.attend_int8 + op.scores * rates.score_macs) / peak
     else:
-        compute = op.macs * FLOAT_LANES / (rates.attend * peak)
+        share = rates.attend_pages if op.attention == "pages" else rates.attend_floats
+        compute = op.macs * FLOAT_LANES / (share * peak)
+    work = _side_by_side(shared, alone, compute) + rates.task_s * op.tasks / ceilings.threads
     # Whole tasks: five of them take two threads as long as six would.
     idle = -(-op.tasks // ceilings.threads) * ceilings.threads / op.tasks if op.tasks else 1.0
-    return max(memory, compute) * idle + _activation_seconds(op, ceilings, rates)
+    return work * idle + _activation_seconds(op, ceilings, rates)
 
 
 def _activation_seconds(op: OpCost, ceilings: Ceilings, rates: Rates) -> float:

@@ -1,0 +1,216 @@
+"""How the time of prompts and decode steps grows with model, context, streams and threads, and what
+models/step_time.py says beforehand.
+
+    growth.py --list                          the models, their bytes and points
+    growth.py qwen3-0.6b:q4 9m:q4 [--one]     measures the points of these models, appends rows
+    growth.py --calibrate                     measures the points the rates are fitted to, and fits them
+    growth.py --report                        table and errors of all rows, docs/growth.svg
+
+Measuring knows no rates and predicting needs no machine: rows keep the ceilings around every try.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import growth_chart
+from growth_fit import fit
+from growth_models import ALL_SHAPES, make_runner, outline, touch
+from growth_points import WORK_S, Clock, Point, Row, step_bytes
+from report import machine_facts
+
+from narrows import _core
+from narrows.models import costs, sizes
+from narrows.models.step_time import Rates
+
+HERE = Path(__file__).parent
+ROWS = HERE / "results/growth.jsonl"
+CALIBRATION = HERE / "results/growth-calibration.jsonl"
+RATES = HERE / "results/growth-rates.json"
+GOAL = 0.15
+KV_BYTES = 4 << 30  # of all pages of a point
+
+# model -> (prompt lengths, contexts of one stream, streams at context 128, (streams, context) besides)
+Plan = tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[tuple[int, int]]]
+STREAMS = (2, 4, 8, 16, 32, 64)
+PLANS: dict[str, Plan] = {
+    "9m:q4": ((128, 512, 2048, 8192, 32768), (128, 1024, 4096, 16384, 32000), STREAMS, ()),
+    "9m:q8": ((512,), (128, 4096), (8,), ()),
+    "33m:q4": ((512, 8192), (128, 4096, 32000), (4, 16, 64), ()),
+    "100m:q4": ((128, 512, 2048, 8192), (128, 1024, 4096, 16384, 32000), STREAMS, ((8, 4096), (64, 1024))),
+    "100m:q8": ((512, 2048), (128, 4096), (8, 32), ()),
+    "100m:bf16": ((512,), (128, 4096), (4, 16), ()),
+    "qwen3-0.6b:q4": ((128, 512, 2048), (128, 1024, 4096, 16384, 32000), STREAMS, ((8, 1024), (16, 2048))),
+    "qwen3-0.6b:q8": ((128, 512), (128, 4096), (4, 16, 64), ()),
+    "qwen3-0.6b:bf16": ((128,), (128, 4096), (4, 16), ()),
+    "llama-3.2-1b:q4": ((128, 512), (128, 4096, 32000), (4, 16, 64), ((8, 1024),)),
+    "llama-3.2-1b:bf16": ((128,), (128,), (8,), ()),
+    "qwen3-4b:q4": ((128,), (128, 4096), (8,), ()),
+    "qwen3-4b:q8": ((128,), (128,), (8,), ()),
+}
+ONE_THREAD: dict[str, Plan] = {
+    "9m:q4": ((512,), (128, 4096), (8,), ()),
+    "100m:bf16": ((128,), (128,), (16,), ()),
+    "qwen3-0.6b:q4": ((128, 512), (128, 4096), (4, 16), ()),
+    "qwen3-0.6b:q8": ((), (128,), (8,), ()),
+}
+CALIBRATION_PLANS: dict[str, Plan] = {
+    "9m:q4": ((2048,), (128, 4096), (8,), ()),
+    "9m:q8": ((512,), (), (), ()),
+    "100m:bf16": ((128,), (128,), (16,), ()),
+    "qwen3-0.6b:q4": ((512,), (128, 4096), (8, 16, 32), ()),
+    "qwen3-0.6b:q8": ((), (128,), (16,), ()),
+}
+
+
+def points_of(model: str, plan: Plan, threads: int) -> list[Point]:
+    shape, weights = model.split(":")
+    prompts, contexts, streams, others = plan
+    points = [Point(shape, weights, threads, "prefill", tokens=n) for n in prompts]
+    points += [Point(shape, weights, threads, "decode", context=n) for n in contexts]
+    points += [Point(shape, weights, threads, "decode", context=128, streams=n) for n in streams]
+    return points + [Point(shape, weights, threads, "decode", context=c, streams=n) for n, c in others]
+
+
+def measure(model: str, points: list[Point], rounds: int) -> list[Row]:
+    shape, weights = model.split(":")
+    per_block = sizes.kv_bytes_per_token(outline(shape, weights).spec) * costs.KV_BLOCK
+    points = [point for point in points if point.num_blocks * per_block <= KV_BYTES]
+    num_blocks = max(point.num_blocks for point in points)
+    threads = points[0].threads
+    runner = make_runner(shape, weights, threads=threads, num_blocks=num_blocks)
+    touch(runner, num_blocks)
+    rows = Clock(runner, _core.ThreadPool(threads)).measure(points, rounds)
+    runner.close()
+    return rows
+
+
+def append(rows: Sequence[Row], target: Path) -> None:
+    facts = {"time": int(time.time()), **machine_facts()}
+    with target.open("a") as out:
+        out.write("".join(json.dumps({**facts, **row.as_json()}) + "\n" for row in rows))
+
+
+def read_rows(source: Path) -> list[Row]:
+    """The newest row of every point."""
+    rows = [Row.from_json(json.loads(line)) for line in source.read_text().splitlines() if line.strip()]
+    return list({row.point: row for row in rows}.values())
+
+
+def read_rates() -> Rates:
+    return Rates(**json.loads(RATES.read_text())) if RATES.exists() else Rates()
+
+
+def error(row: Row, rates: Rates) -> float:
+    """Predicted over measured, less one."""
+    measured, seconds = row.middle(rates)
+    return seconds / measured.seconds - 1
+
+
+def line(row: Row, rates: Rates) -> str:
+    point = row.point
+    tried, seconds = row.middle(rates)
+    what = f"{point.tokens} tokens" if point.kind == "prefill" else f"{point.streams} x {point.context}"
+    off = error(row, rates)
+    flags = ("" if abs(off) <= GOAL else " !") + ("" if tried.steady else " unsteady")
+    model = f"{point.shape}:{point.weights}"
+    figures = f"{tried.seconds * 1e3:10.3f} {seconds * 1e3:10.3f} {off:+7.1%}"
+    ceilings = f"{tried.gb_per_s:6.1f} GB/s {tried.gmac_per_s:5.0f} GMAC/s"
+    return f"{model:18} {point.threads} {point.kind:7} {what:12} {figures} {ceilings}{flags}"
+
+
+def axes(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows along each axis of the growth."""
+    two = [row for row in rows if row.point.threads > 1]
+    decode = [row for row in two if row.point.kind == "decode"]
+    return {
+        "model bytes, decode": [r for r in decode if r.point.streams == 1 and r.point.context == 128],
+        "context, decode": [r for r in decode if r.point.streams == 1],
+        "streams, decode": [r for r in decode if r.point.context == 128],
+        "streams at long contexts": [r for r in decode if r.point.streams > 1 and r.point.context > 128],
+        "prompt length": [r for r in two if r.point.kind == "prefill"],
+        "one thread": [r for r in rows if r.point.threads == 1],
+        "all": list(rows),
+    }
+
+
+def summary(rows: Sequence[Row], rates: Rates) -> list[str]:
+    """Errors per axis, of points of at least WORK_S of work."""
+    lines = ["| axis | points | within 15 % | median error | worst |", "|---|---|---|---|---|"]
+    for axis, found in axes(rows).items():
+        long = [row for row in found if (one := row.middle(rates)[0]).seconds * one.units >= WORK_S]
+        if not long:
+            continue
+        errors = [error(row, rates) for row in long]
+        within = sum(abs(off) <= GOAL for off in errors)
+        middle, worst = statistics.median(map(abs, errors)), max(errors, key=abs)
+        lines.append(f"| {axis} | {len(errors)} | {within} | {middle:.1%} | {worst:+.0%} |")
+    return lines
+
+
+def calibrate(threads: int, rounds: int) -> None:
+    CALIBRATION.unlink(missing_ok=True)
+    for model, plan in CALIBRATION_PLANS.items():
+        append(measure(model, points_of(model, plan, threads), rounds), CALIBRATION)
+    refit()
+
+
+def refit() -> None:
+    rows = read_rows(CALIBRATION)
+    rates = fit(rows, Rates())
+    RATES.write_text(
+        json.dumps({name: float(f"{value:.3g}") for name, value in asdict(rates).items()}) + "\n"
+    )
+    print(*(line(row, rates) for row in rows), RATES.read_text(), sep="\n")
+
+
+def show_plans() -> None:
+    for model, plan in PLANS.items():
+        shape, weights = model.split(":")
+        known = outline(shape, weights)
+        size = sizes.weight_bytes(known.spec, known.recipe).matrices
+        points = points_of(model, plan, 2)
+        print(f"{model:18} {size / 1e6:8.1f} MB {len(points):3} points", max(map(step_bytes, points)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", help=f"SHAPE:WEIGHTS of {', '.join(ALL_SHAPES)}")
+    parser.add_argument("--one", action="store_true", help="one thread instead of all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=("prefill", "decode"))
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--calibrate", action="store_true")
+    parser.add_argument("--refit", action="store_true", help="fits again to the rows of the last --calibrate")
+    parser.add_argument("--report", action="store_true")
+    arguments = parser.parse_args()
+    threads = 1 if arguments.one else _core.effective_cpus()
+    if arguments.list:
+        show_plans()
+    if arguments.calibrate:
+        calibrate(threads, arguments.rounds)
+    if arguments.refit:
+        refit()
+    rates = read_rates()
+    for model in arguments.models:
+        points = points_of(model, (ONE_THREAD if arguments.one else PLANS)[model], threads)
+        points = [point for point in points if arguments.only in (None, point.kind)]
+        rows = measure(model, points, arguments.rounds)
+        append(rows, ROWS)
+        print(*(line(row, rates) for row in rows), sep="\n", flush=True)
+    if arguments.report:
+        rows = read_rows(ROWS)
+        print(*(line(row, rates) for row in rows), "", *summary(rows, rates), sep="\n")
+        growth_chart.write(rows, rates, HERE.parent / "docs/growth.svg")
+
+
+if __name__ == "__main__":
+    main()
