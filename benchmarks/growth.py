@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,7 +21,8 @@ from pathlib import Path
 import growth_chart
 from growth_fit import fit
 from growth_models import ALL_SHAPES, make_runner, outline, touch
-from growth_points import WORK_S, Clock, Point, Row, step_bytes
+from growth_points import Clock, Point, Row, step_bytes
+from growth_report import line, markdown, summary
 from report import machine_facts
 
 from narrows import _core
@@ -33,7 +33,6 @@ HERE = Path(__file__).parent
 ROWS = HERE / "results/growth.jsonl"
 CALIBRATION = HERE / "results/growth-calibration.jsonl"
 RATES = HERE / "results/growth-rates.json"
-GOAL = 0.15
 KV_BYTES = 4 << 30  # of all pages of a point
 
 # model -> (prompt lengths, contexts of one stream, streams at context 128, (streams, context) besides)
@@ -61,10 +60,10 @@ ONE_THREAD: dict[str, Plan] = {
     "qwen3-0.6b:q8": ((), (128,), (8,), ()),
 }
 CALIBRATION_PLANS: dict[str, Plan] = {
-    "9m:q4": ((2048,), (128, 4096), (8,), ()),
+    "9m:q4": ((2048, 8192), (128, 4096), (8,), ()),
     "9m:q8": ((512,), (), (), ()),
     "100m:bf16": ((128,), (128,), (16,), ()),
-    "qwen3-0.6b:q4": ((512,), (128, 4096), (8, 16, 32), ()),
+    "qwen3-0.6b:q4": ((512,), (128, 16384), (8, 16, 32), ()),
     "qwen3-0.6b:q8": ((), (128,), (16,), ()),
 }
 
@@ -105,53 +104,6 @@ def read_rows(source: Path) -> list[Row]:
 
 def read_rates() -> Rates:
     return Rates(**json.loads(RATES.read_text())) if RATES.exists() else Rates()
-
-
-def error(row: Row, rates: Rates) -> float:
-    """Predicted over measured, less one."""
-    measured, seconds = row.middle(rates)
-    return seconds / measured.seconds - 1
-
-
-def line(row: Row, rates: Rates) -> str:
-    point = row.point
-    tried, seconds = row.middle(rates)
-    what = f"{point.tokens} tokens" if point.kind == "prefill" else f"{point.streams} x {point.context}"
-    off = error(row, rates)
-    flags = ("" if abs(off) <= GOAL else " !") + ("" if tried.steady else " unsteady")
-    model = f"{point.shape}:{point.weights}"
-    figures = f"{tried.seconds * 1e3:10.3f} {seconds * 1e3:10.3f} {off:+7.1%}"
-    ceilings = f"{tried.gb_per_s:6.1f} GB/s {tried.gmac_per_s:5.0f} GMAC/s"
-    return f"{model:18} {point.threads} {point.kind:7} {what:12} {figures} {ceilings}{flags}"
-
-
-def axes(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows along each axis of the growth."""
-    two = [row for row in rows if row.point.threads > 1]
-    decode = [row for row in two if row.point.kind == "decode"]
-    return {
-        "model bytes, decode": [r for r in decode if r.point.streams == 1 and r.point.context == 128],
-        "context, decode": [r for r in decode if r.point.streams == 1],
-        "streams, decode": [r for r in decode if r.point.context == 128],
-        "streams at long contexts": [r for r in decode if r.point.streams > 1 and r.point.context > 128],
-        "prompt length": [r for r in two if r.point.kind == "prefill"],
-        "one thread": [r for r in rows if r.point.threads == 1],
-        "all": list(rows),
-    }
-
-
-def summary(rows: Sequence[Row], rates: Rates) -> list[str]:
-    """Errors per axis, of points of at least WORK_S of work."""
-    lines = ["| axis | points | within 15 % | median error | worst |", "|---|---|---|---|---|"]
-    for axis, found in axes(rows).items():
-        long = [row for row in found if (one := row.middle(rates)[0]).seconds * one.units >= WORK_S]
-        if not long:
-            continue
-        errors = [error(row, rates) for row in long]
-        within = sum(abs(off) <= GOAL for off in errors)
-        middle, worst = statistics.median(map(abs, errors)), max(errors, key=abs)
-        lines.append(f"| {axis} | {len(errors)} | {within} | {middle:.1%} | {worst:+.0%} |")
-    return lines
 
 
 def calibrate(threads: int, rounds: int) -> None:
@@ -208,7 +160,7 @@ def main() -> None:
         print(*(line(row, rates) for row in rows), sep="\n", flush=True)
     if arguments.report:
         rows = read_rows(ROWS)
-        print(*(line(row, rates) for row in rows), "", *summary(rows, rates), sep="\n")
+        print(*markdown(rows, rates), "", *summary(rows, rates), sep="\n")
         growth_chart.write(rows, rates, HERE.parent / "docs/growth.svg")
 
 

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 
 from growth_models import GREEDY, STEP_TOKENS, blocks_for, outline
@@ -83,10 +83,17 @@ class Row:
         return [one for one in self.tries if one.steady] or self.tries
 
     def middle(self, rates: Rates) -> tuple[Try, float]:
-        """(try, predicted seconds) of the try with the median ratio of the two."""
-        pairs = [(one, predict(self.point, one, rates)) for one in self.used]
-        pairs.sort(key=lambda pair: pair[1] / pair[0].seconds)
-        return pairs[len(pairs) // 2]
+        """(medians over the tries, predicted seconds): their quotient is the median one."""
+        tries = self.used
+        seconds = statistics.median(one.seconds for one in tries)
+        ratio = statistics.median(predict(self.point, one, rates) / one.seconds for one in tries)
+        middle = replace(
+            tries[0],
+            seconds=seconds,
+            gb_per_s=statistics.median(one.gb_per_s for one in tries),
+            gmac_per_s=statistics.median(one.gmac_per_s for one in tries),
+        )
+        return middle, seconds * ratio
 
 
 @cache

@@ -12,6 +12,7 @@ import growth_chart
 import growth_fit
 import growth_models
 import growth_points
+import growth_report
 import pytest
 from growth_points import Point, Row, Try
 
@@ -75,11 +76,11 @@ def test_tries_between_unequal_ceilings_are_set_aside() -> None:
 
 
 def test_a_fit_finds_the_rates_behind_the_rows() -> None:
-    true = replace(Rates(), stream=0.7, tile=0.6, task_s=4e-6, stage_s=5e-6)
+    true = replace(Rates(), stream=0.7, tile=0.6, head_macs=200.0, stage_s=5e-6)
     rows = [row(point, true) for point in points()]
-    before = [abs(growth.error(one, Rates())) for one in rows]
+    before = [abs(growth_report.error(one, Rates())) for one in rows]
     found = growth_fit.fit(rows, Rates())
-    after = [abs(growth.error(one, found)) for one in rows]
+    after = [abs(growth_report.error(one, found)) for one in rows]
     assert max(before) > 0.10
     assert max(after) < 0.01
 
@@ -87,11 +88,16 @@ def test_a_fit_finds_the_rates_behind_the_rows() -> None:
 def test_errors_are_summed_up_by_axis() -> None:
     rates = Rates()
     rows = [row(point, rates, factor=1 / 1.5 if point.kind == "prefill" else 1.0) for point in points()]
-    table = {cells[1].strip(): cells for line in growth.summary(rows, rates) if (cells := line.split("|"))}
+    table = {
+        cells[1].strip(): cells for line in growth_report.summary(rows, rates) if (cells := line.split("|"))
+    }
     num_prompts = sum(point.kind == "prefill" for point in points())
     assert table["prompt length"][2:6] == [f" {num_prompts} ", " 0 ", " 50.0% ", " +50% "]
     assert table["all"][2:4] == [f" {len(rows)} ", f" {len(rows) - num_prompts} "]
-    assert growth.line(rows[0], rates).count("!") == (points()[0].kind == "prefill")
+    shown = growth_report.markdown(rows, rates)
+    assert len(shown) == len(rows) + 2
+    assert sum("| +50% |" in line for line in shown) == num_prompts
+    assert growth_report.line(rows[0], rates).count("!") == (points()[0].kind == "prefill")
 
 
 def test_the_chart_has_a_dot_for_every_row_it_shows(tmp_path: Path) -> None:

@@ -167,16 +167,17 @@ CEILINGS = Ceilings(gb_per_s=40.0, gmac_per_s=400.0, threads=2)
 FREE = Rates(
     stream=1.0,
     unpack_macs=0.0,
+    group_macs=0.0,
     small=1.0,
     tile=1.0,
-    task_s=0.0,
+    head_macs=0.0,
     activation_macs=0.0,
     logit_macs=0.0,
     stage_s=0.0,
     step_s=0.0,
 )
-MATRIX = costs.OpCost("up", rows=16, format="p4", macs=16 * 80_000_000, weight_bytes=40_000)
-FEW = costs.OpCost("up", rows=1, format="p4", macs=80_000, weight_bytes=4_000_000)
+MATRIX = costs.OpCost("up", rows=16, format="p4", group_size=64, macs=16 * 80_000_000, weight_bytes=40_000)
+FEW = costs.OpCost("up", rows=1, format="p4", group_size=64, macs=80_000, weight_bytes=4_000_000)
 
 
 def test_time_is_that_of_the_ceiling_that_is_far_slower() -> None:
@@ -203,8 +204,8 @@ def test_pages_in_memory_come_as_fast_as_threads_can_wait_for_them() -> None:
 
 def test_what_fits_the_cache_stays_there() -> None:
     assert cached_share(30, 32) == 1.0
-    assert 0.1 < cached_share(48, 32) < 0.3
-    assert cached_share(320, 32) < 0.001
+    assert cached_share(64, 32) == 0.25
+    assert cached_share(3200, 32) < 0.001
 
 
 def test_five_tasks_take_two_threads_as_long_as_six() -> None:
@@ -221,5 +222,5 @@ def test_groups_and_the_call_add_up_to_the_step() -> None:
     assert step_seconds(ops, CEILINGS, rates) == pytest.approx(sum(groups.values()) + rates.step_s)
     # A cached step on a machine of half the ceilings takes twice as long, but for its fixed parts.
     slower, cached = Ceilings(20.0, 200.0, 2, cached=1.0), replace(CEILINGS, cached=1.0)
-    moving = replace(rates, stage_s=0.0, step_s=0.0, task_s=0.0)
+    moving = replace(rates, stage_s=0.0, step_s=0.0)
     assert step_seconds(ops, slower, moving) == pytest.approx(2 * step_seconds(ops, cached, moving))

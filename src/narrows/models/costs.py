@@ -46,6 +46,7 @@ class OpCost:
     group: Group
     rows: int = 0
     format: FormatName | None = None  # of the matrix
+    group_size: int = 0  # inputs that share a scale; 0 for floats
     flops: int = 0  # 2 per multiply-add of matrix products: what the model asks for
     macs: int = 0  # multiply-adds the kernels do, padding and masked keys included
     weight_bytes: int = 0
@@ -97,7 +98,7 @@ def step_costs(
 
 
 def by_group(ops: Iterable[OpCost]) -> dict[Group, OpCost]:
-    """Sums per group; what does not add up (rows, format, tasks, attention) is left out."""
+    """Sums per group; what does not add up (rows, format, group_size, tasks, attention) is left out."""
     listed = tuple(ops)
 
     def total(group: Group) -> OpCost:
@@ -132,6 +133,7 @@ def _linear(group: Group, shape: PackedShape, rows: int, *, outputs: int, stages
         group,
         rows=rows,
         format=shape.format.name,
+        group_size=shape.format.group,
         flops=2 * rows * outputs * shape.k,
         macs=rows * shape.panels * PANEL * shape.padded_k,
         weight_bytes=shape.num_bytes if rows else 0,

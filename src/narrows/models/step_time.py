@@ -44,15 +44,15 @@ class Rates:
     unpack_macs: float = 1.0  # per weight and pass over it, before the first row multiplies
     small: float = 0.60  # of the integer peak, by the kernel of up to 16 rows
     tile: float = 0.88  # of the integer peak, by the tile of more rows
+    group_macs: float = 12.0  # per group of weights and row: its scales
     floats: float = 0.70  # of the fp32 peak, by float weights
     page_gb_per_s: float = (
         13.5  # of a thread reading keys and values from memory: it waits for its own misses
     )
     attend_pages: float = 0.45  # of the fp32 peak, by attention of few rows over fp16 pages
     attend_floats: float = 0.60  # of the fp32 peak, by attention of many rows
-    attend_int8: float = 0.50  # of the integer peak, by attention in integers
-    score_macs: float = 100.0  # per score in integers: softmax, scales, rounding
-    task_s: float = 9e-7  # of a thread, per attention task: norms, rope, the lines of K it writes
+    score_macs: float = 300.0  # per score in integers: softmax, scales, rounding; its products use the tile
+    head_macs: float = 60.0  # per byte of queries, keys and results: norms, rope, rounding, keys into pages
     activation_macs: float = 4.0  # per byte of activations: norms, rounding, gates
     logit_macs: float = 4.0  # per byte of logits and embeddings
     stage_s: float = 2e-6  # a barrier and the restart of the stream behind it
@@ -64,7 +64,7 @@ def cached_share(step_bytes: int, cache_bytes: int) -> float:
 
     Steps read in a circle: what they come back to has just been thrown out.
     """
-    return min(1.0, (cache_bytes / max(step_bytes, 1)) ** 4)
+    return min(1.0, (cache_bytes / max(step_bytes, 1)) ** 2)
 
 
 def step_seconds(ops: Iterable[OpCost], ceilings: Ceilings, rates: Rates) -> float:
@@ -108,7 +108,8 @@ def _linear_seconds(op: OpCost, ceilings: Ceilings, rates: Rates) -> float:
     if op.format in QUANTIZED:
         share = rates.small if op.rows <= SMALL_ROWS else rates.tile
         unpack = rates.unpack_macs if op.format == "p4" else 0.0
-        compute = per_row * (unpack + op.rows / share) / peak
+        scaling = 1 + rates.group_macs / op.group_size
+        compute = per_row * (unpack + op.rows * scaling / share) / peak
     else:
         compute = per_row * op.rows * FLOAT_LANES / (rates.floats * peak)
     memory = op.weight_bytes / (rates.stream * ceilings.gb_per_s * 1e9)
@@ -121,14 +122,14 @@ def _attention_seconds(op: OpCost, ceilings: Ceilings, rates: Rates) -> float:
     shared = op.kv_read_bytes / (ceilings.gb_per_s * 1e9)
     alone = (1 - ceilings.cached) * op.kv_read_bytes / (rates.page_gb_per_s * ceilings.threads * 1e9)
     if op.attention == "integers":
-        compute = (op.macs / rates.attend_int8 + op.scores * rates.score_macs) / peak
+        compute = (op.macs / rates.tile + op.scores * rates.score_macs) / peak
     else:
         share = rates.attend_pages if op.attention == "pages" else rates.attend_floats
         compute = op.macs * FLOAT_LANES / (share * peak)
-    work = _side_by_side(shared, alone, compute) + rates.task_s * op.tasks / ceilings.threads
+    work = _side_by_side(shared, alone, compute) + rates.head_macs * op.activation_bytes / peak
     # Whole tasks: five of them take two threads as long as six would.
     idle = -(-op.tasks // ceilings.threads) * ceilings.threads / op.tasks if op.tasks else 1.0
-    return work * idle + _activation_seconds(op, ceilings, rates)
+    return work * idle
 
 
 def _activation_seconds(op: OpCost, ceilings: Ceilings, rates: Rates) -> float:
