@@ -40,23 +40,21 @@ class Rates:
     The defaults were fitted on two cores of Zen 4 with AVX-512 VNNI.
     """
 
-    stream: float = 0.90  # of the bandwidth, by weights that are read once
-    unpack_macs: float = 1.0  # per weight and pass over it, before the first row multiplies
-    small: float = 0.60  # of the integer peak, by the kernel of up to 16 rows
-    tile: float = 0.88  # of the integer peak, by the tile of more rows
-    group_macs: float = 12.0  # per group of weights and row: its scales
-    floats: float = 0.70  # of the fp32 peak, by float weights
-    page_gb_per_s: float = (
-        13.5  # of a thread reading keys and values from memory: it waits for its own misses
-    )
-    attend_pages: float = 0.45  # of the fp32 peak, by attention of few rows over fp16 pages
-    attend_floats: float = 0.60  # of the fp32 peak, by attention of many rows
-    score_macs: float = 300.0  # per score in integers: softmax, scales, rounding; its products use the tile
-    head_macs: float = 60.0  # per byte of queries, keys and results: norms, rope, rounding, keys into pages
-    activation_macs: float = 4.0  # per byte of activations: norms, rounding, gates
-    logit_macs: float = 4.0  # per byte of logits and embeddings
-    stage_s: float = 2e-6  # a barrier and the restart of the stream behind it
-    step_s: float = 2e-5  # outside the threads: marshalling, waking them
+    stream: float = 0.86  # of the bandwidth, by weights that are read once
+    unpack_macs: float = 2.0  # per weight and pass over it, before the first row multiplies
+    small: float = 0.81  # of the integer peak, by the kernel of up to 16 rows
+    tile: float = 0.81  # of the integer peak, by the tile of more rows
+    group_macs: float = 10.0  # per group of weights and row: its scales
+    floats: float = 0.8  # of the fp32 peak, by float weights
+    page_gb_per_s: float = 16.0  # of a thread over keys and values in memory: it waits for its own misses
+    attend_pages: float = 0.46  # of the fp32 peak, by attention of few rows over fp16 pages
+    attend_floats: float = 0.91  # of the fp32 peak, by attention of many rows
+    score_macs: float = 230.0  # per score in integers: softmax, scales, rounding; its products use the tile
+    head_macs: float = 76.0  # per byte of queries, keys and results: norms, rope, rounding, keys into pages
+    activation_macs: float = 14.0  # per byte of activations: norms, rounding, gates
+    logit_macs: float = 20.0  # per byte of logits and embeddings
+    stage_s: float = 5.1e-7  # a barrier and the restart of the stream behind it
+    step_s: float = 1.9e-6  # outside the threads: marshalling, waking them
 
 
 def cached_share(step_bytes: int, cache_bytes: int) -> float:
