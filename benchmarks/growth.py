@@ -21,7 +21,7 @@ from pathlib import Path
 import growth_chart
 from growth_fit import fit
 from growth_models import ALL_SHAPES, make_runner, outline, touch
-from growth_points import Clock, Point, Row, step_bytes
+from growth_points import Clock, Point, Row, Try, step_bytes
 from growth_report import line, markdown, summary
 from report import machine_facts
 
@@ -63,7 +63,8 @@ CALIBRATION_PLANS: dict[str, Plan] = {
     "9m:q8": ((512,), (), (), ()),
     "100m:bf16": ((128,), (128,), (16,), ()),
     "qwen3-0.6b:q4": ((512,), (128, 16384), (8, 16, 32), ()),
-    "qwen3-0.6b:q8": ((), (128,), (16,), ()),
+    "qwen3-0.6b:q8": ((128,), (128,), (16,), ()),
+    "llama-3.2-1b:q4": ((128,), (), (), ()),
 }
 
 
@@ -96,18 +97,18 @@ def append(rows: Sequence[Row], target: Path) -> None:
 
 
 def read_rows(source: Path) -> list[Row]:
-    """The newest row of every point, without the tries during which others were on the cores."""
+    """A row for every point with all its tries, but for those during which others were on the cores."""
     rows = [Row.from_json(json.loads(line)) for line in source.read_text().splitlines() if line.strip()]
     best: dict[int, float] = {}
+    merged: dict[Point, list[Try]] = {}
     for row in rows:
         best[row.point.threads] = max(
             [best.get(row.point.threads, 0.0), *(one.gmac_per_s for one in row.tries)]
         )
-    alone = [
-        Row(row.point, [one for one in row.tries if one.gmac_per_s >= ALONE * best[row.point.threads]])
-        for row in rows
-    ]
-    return list({row.point: row for row in alone if row.tries}.values())
+    for row in rows:
+        alone = [one for one in row.tries if one.gmac_per_s >= ALONE * best[row.point.threads]]
+        merged.setdefault(row.point, []).extend(alone)
+    return [Row(point, tries) for point, tries in merged.items() if tries]
 
 
 def read_rates() -> Rates:

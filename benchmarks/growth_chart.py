@@ -30,6 +30,8 @@ STYLE = (
     ".c0{--c:#3fb68b}.c1{--c:#e3a05a}.c2{--c:#79a8f0}.c3{--c:#e07bbd}.c4{--c:#9aa4b1}.n{fill:var(--c)}}"
 )
 
+DRAWN = ("9m", "100m", "qwen3-0.6b")  # along the other axes: the shapes with points all along them
+
 Series = list[tuple[float, float, float]]  # x, measured seconds, predicted seconds
 
 
@@ -68,27 +70,21 @@ PANELS = (
     Panel(
         "One token, by context",
         "tokens",
-        lambda p: (
-            is_decode(p) and p.streams == 1 and p.weights == "q4" and p.shape not in ("33m", "qwen3-4b")
-        ),
+        lambda p: is_decode(p) and p.streams == 1 and p.weights == "q4" and p.shape in DRAWN,
         lambda p: float(p.context),
         model_name,
     ),
     Panel(
         "One step, by streams at a context of 128",
         "streams",
-        lambda p: (
-            is_decode(p) and p.context == 128 and p.weights == "q4" and p.shape not in ("33m", "qwen3-4b")
-        ),
+        lambda p: is_decode(p) and p.context == 128 and p.weights == "q4" and p.shape in DRAWN,
         lambda p: float(p.streams),
         model_name,
     ),
     Panel(
         "A prompt, by its length",
         "tokens",
-        lambda p: (
-            p.kind == "prefill" and p.threads > 1 and p.weights == "q4" and p.shape not in ("33m", "qwen3-4b")
-        ),
+        lambda p: p.kind == "prefill" and p.threads > 1 and p.weights == "q4" and p.shape in DRAWN,
         lambda p: float(p.tokens),
         model_name,
     ),

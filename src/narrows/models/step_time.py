@@ -86,7 +86,7 @@ def op_seconds(op: OpCost, ceilings: Ceilings, rates: Rates) -> float:
         work = rates.logit_macs * op.activation_bytes / _macs_per_s(ceilings)
     else:
         work = _linear_seconds(op, ceilings, rates)
-    return work + op.stages * rates.stage_s
+    return work + (op.stages * rates.stage_s if ceilings.threads > 1 else 0.0)  # nobody waits for itself
 
 
 def _side_by_side(*seconds: float) -> float:
