@@ -42,19 +42,19 @@ class Rates:
 
     stream: float = 0.86  # of the bandwidth, by weights that are read once
     unpack_macs: float = 2.0  # per weight and pass over it, before the first row multiplies
-    small: float = 0.81  # of the integer peak, by the kernel of up to 16 rows
-    tile: float = 0.81  # of the integer peak, by the tile of more rows
-    group_macs: float = 10.0  # per group of weights and row: its scales
+    small: float = 0.84  # of the integer peak, by the kernel of up to 16 rows
+    tile: float = 0.86  # of the integer peak, by the tile of more rows
+    group_macs: float = 12.0  # per group of weights and row: its scales
     floats: float = 0.8  # of the fp32 peak, by float weights
     page_gb_per_s: float = 16.0  # of a thread over keys and values in memory: it waits for its own misses
     attend_pages: float = 0.46  # of the fp32 peak, by attention of few rows over fp16 pages
-    attend_floats: float = 0.91  # of the fp32 peak, by attention of many rows
-    score_macs: float = 230.0  # per score in integers: softmax, scales, rounding; its products use the tile
-    head_macs: float = 76.0  # per byte of queries, keys and results: norms, rope, rounding, keys into pages
-    activation_macs: float = 14.0  # per byte of activations: norms, rounding, gates
+    attend_floats: float = 0.92  # of the fp32 peak, by attention of many rows
+    score_macs: float = 235.0  # per score in integers: softmax, scales, rounding; its products use the tile
+    head_macs: float = 78.0  # per byte of queries, keys and results: norms, rope, rounding, keys into pages
+    activation_macs: float = 18.0  # per byte of activations: norms, rounding, gates
     logit_macs: float = 20.0  # per byte of logits and embeddings
-    stage_s: float = 5.1e-7  # a barrier and the restart of the stream behind it
-    step_s: float = 1.9e-6  # outside the threads: marshalling, waking them
+    stage_s: float = 4.7e-7  # a barrier between threads
+    step_s: float = 9e-7  # outside the threads: marshalling, waking them
 
 
 def cached_share(step_bytes: int, cache_bytes: int) -> float:
