@@ -55,7 +55,7 @@ class Outlined:
 def outline(shape: str, weights: str) -> Outlined:
     """As a runner chooses: prompts attend in integers beside 4-bit weights (no keys here have biases)."""
     spec = spec_from_config(ModelConfig(config(ALL_SHAPES[shape])))
-    return Outlined(spec, Recipe(weights, GROUP), weights == "q4")  # type: ignore[arg-type]
+    return Outlined(spec, Recipe(weights, GROUP, "q4" if weights == "q4" else "auto"), weights == "q4")  # type: ignore[arg-type]
 
 
 def noise(plan: PackPlan, pool: _core.ThreadPool) -> PackedWeights:

@@ -65,7 +65,8 @@ def main() -> None:
     answers = protocol.claim_stdout()
     parser = protocol.worker_arguments(__doc__)
     parser.add_argument("--weights", default="q4")
-    parser.add_argument("--group-size", type=int, default=128)
+    parser.add_argument("--group-size", type=int)
+    parser.add_argument("--head", default="auto")
     arguments = parser.parse_args()
     from narrows.runners.options import (
         CpuOptions,
@@ -74,6 +75,7 @@ def main() -> None:
     options = CpuOptions(
         weights=arguments.weights,
         group=arguments.group_size,
+        head=arguments.head,
         threads=arguments.threads,
         max_context=arguments.context,
         num_blocks=arguments.kv_tokens // 16,

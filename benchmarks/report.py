@@ -40,7 +40,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def ratios(rows: Sequence[Row]) -> list[str]:
-    """Narrows against the best peer of about as many bits, for every shape, question and number of bits."""
+    """Each of our kinds against the best peer of as many bits, for every shape and question."""
     lines = []
     groups = dict.fromkeys((row.shape, row.question, row.bits) for row in in_order(rows))
     for shape, question, bits in groups:
@@ -51,8 +51,10 @@ def ratios(rows: Sequence[Row]) -> list[str]:
         if not ours or not theirs:
             continue
         best = min if lower_is_better(question) else max
-        (value, name), (other, peer) = best(ours), best(theirs)
-        lines.append(f"{shape:14} {question:11} {name} / best {bits}-bit peer ({peer}) = {value / other:.2f}")
+        other, peer = best(theirs)
+        for value, name in ours:
+            ratio = value / other
+            lines.append(f"{shape:14} {question:11} {name} / best {bits}-bit peer ({peer}) = {ratio:.2f}")
     return lines
 
 

@@ -13,7 +13,7 @@ from narrows.models.config import read_config
 from narrows.models.families import build_spec
 from narrows.runners.loading import load_model
 from narrows.runners.options import KV_BLOCK, CpuOptions
-from narrows.runners.plan import WEIGHTS_KINDS, Recipe, make_plan
+from narrows.runners.plan import DEFAULT_GROUP, WEIGHTS_KINDS, Recipe, make_plan
 from tests.models.tiny import VARIANTS, save_tiny
 
 
@@ -41,7 +41,7 @@ def test_bytes_are_those_of_the_native_model(variant: str, kv_dtype: str, tmp_pa
     per_token = sizes.kv_bytes_per_token(loaded.spec, kv_f32=kv_f32)
     assert _core.KvPages.block_bytes(loaded.model, kv_f32) == KV_BLOCK * per_token
     assert costs.KV_BLOCK == KV_BLOCK
-    recipe = Recipe("q8", options.group)
+    recipe = Recipe("q8", DEFAULT_GROUP)
     ops = costs.step_costs(loaded.spec, recipe, costs.decode(1, 20), kv_f32=kv_f32)
     read = sum(op.weight_bytes for op in ops if op.group != "other")
     assert (

@@ -76,7 +76,7 @@ def load_model(folder: Path, options: CpuOptions, *, progress: Progress | None =
     with times.measure("read"):
         checkpoint = open_checkpoint(folder)
         spec = build_spec(read_config(folder), checkpoint, max_context=options.max_context)
-        plan = make_plan(spec, resolve_recipe(options.weights, options.group, spec, checkpoint))
+        plan = make_plan(spec, resolve_recipe(options.weights, options.group, options.head, spec, checkpoint))
         kv_size = size_kv(spec, plan, options)
     weights = load_weights(
         plan, checkpoint, folder=folder, pool=pool, use_cache=options.cache, progress=progress, times=times

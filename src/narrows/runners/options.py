@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from narrows.errors import InvalidConfig
 from narrows.kernels.formats import GROUPS
-from narrows.runners.plan import DEFAULT_GROUP, WEIGHTS_KINDS, WeightsKind
+from narrows.runners.plan import HEAD_KINDS, WEIGHTS_KINDS, HeadKind, WeightsKind
 
 KV_BLOCK: Final = 16  # tokens in a KV block; kKvBlock of the core
 KvDtype = Literal["f16", "f32"]
@@ -23,7 +23,8 @@ class CpuOptions:
     """None: chosen by the runner from the model and the machine."""
 
     weights: WeightsKind = "auto"
-    group: int = DEFAULT_GROUP  # inputs per scale, q8 and q4
+    group: int | None = None  # inputs per scale, q8 and q4
+    head: HeadKind = "auto"  # q4: 8 bits; else as the weights
     threads: int | None = None
     kv_dtype: KvDtype = "f16"
     attention: AttentionKind = "auto"  # of prompts; auto: int8 where weights are q4
@@ -35,7 +36,8 @@ class CpuOptions:
 
     def __post_init__(self) -> None:
         _one_of("weights", self.weights, WEIGHTS_KINDS)
-        _one_of("group", self.group, GROUPS)
+        _one_of("group", self.group, (None, *GROUPS))
+        _one_of("head", self.head, HEAD_KINDS)
         _one_of("kv_dtype", self.kv_dtype, ("f16", "f32"))
         _one_of("attention", self.attention, ("auto", "f32", "int8"))
         if self.attention == "int8" and self.kv_dtype == "f32":

@@ -26,8 +26,13 @@ from narrows.models.spec import LayerSpec, LinearSpec, NormSpec, TensorSlice, Tr
 
 WeightsKind = Literal["auto", "f32", "f16", "bf16", "q8", "q4"]
 WEIGHTS_KINDS: Final[tuple[WeightsKind, ...]] = ("auto", "f32", "f16", "bf16", "q8", "q4")
+HeadKind = Literal["auto", "q8", "q4"]
+HEAD_KINDS: Final[tuple[HeadKind, ...]] = ("auto", "q8", "q4")
+# With a head of 8 bits, groups of 64 are the fewest bytes whose KL divergence is no worse than that of
+# llama.cpp's Q4_0 (docs/decisions/2026-11-21-four-bit-quality.md). 8 bits have one scale per channel: there a
+# group is of activations only.
+DEFAULT_GROUPS: Final[dict[WeightsKind, int]] = {"q4": 64}
 DEFAULT_GROUP: Final = 128
-SMALL_HEAD_BYTES: Final = 16 << 20
 _FORMAT_OF_DTYPE: Final[dict[str, FormatName]] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 
@@ -37,6 +42,7 @@ class Recipe:
 
     weights: WeightsKind  # never "auto"
     group: int
+    head: HeadKind = "auto"
 
     def matrix_format(self, k: int) -> PackedFormat:
         """The format of the layers' matrices with `k` inputs."""
@@ -54,14 +60,13 @@ class Recipe:
     def head_format(self, n: int, k: int) -> PackedFormat:
         """The format of the head (and the embedding, where tied).
 
-        The head decides every token and suffers most from 4 bits, but with a large vocabulary it is a third
-        of the bytes a step reads. So a head that is small at 8 bits stays at 8 bits, and a large one gets 4
-        bits in the smallest groups, which cost half a bit more than groups of 128.
+        The head decides every token and suffers most from 4 bits: by itself it keeps 8, though with a large
+        vocabulary it is a third of the bytes a step reads. At 4 bits it gets the smallest groups.
         """
-        if self.weights == "q4" and n * k > SMALL_HEAD_BYTES:
+        if self.head == "q4":
             return PackedFormat("p4", GROUPS[0], has_zero=True)
-        if self.weights in ("q4", "q8"):
-            return PackedFormat("p8", fitting_group(k, self.group))
+        if self.head == "q8" or self.weights == "q4":
+            return PackedFormat("p8", fitting_group(k, DEFAULT_GROUP))
         return self.matrix_format(k)
 
 
@@ -96,13 +101,16 @@ class PackPlan:
         return hashlib.sha256(repr((self.recipe, self.matrices, self.vectors)).encode()).hexdigest()
 
 
-def resolve_recipe(weights: WeightsKind, group: int, spec: TransformerSpec, tensors: Tensors) -> Recipe:
+def resolve_recipe(
+    weights: WeightsKind, group: int | None, head: HeadKind, spec: TransformerSpec, tensors: Tensors
+) -> Recipe:
     """`auto` keeps the checkpoint's precision: bf16 or f16 where every matrix has it, else f32."""
+    group = group or DEFAULT_GROUPS.get(weights, DEFAULT_GROUP)
     if weights != "auto":
-        return Recipe(weights, group)
+        return Recipe(weights, group, head)
     dtypes = {tensors.dtype(part.name) for linear in _linears(spec) for part in linear.weights}
     dtype = dtypes.pop() if len(dtypes) == 1 else "F32"
-    return Recipe(_FORMAT_OF_DTYPE.get(dtype, "f32"), group)  # type: ignore[arg-type]
+    return Recipe(_FORMAT_OF_DTYPE.get(dtype, "f32"), group, head)  # type: ignore[arg-type]
 
 
 def make_plan(spec: TransformerSpec, recipe: Recipe) -> PackPlan:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EMBEDDED_NAME = "narrows-stories"  # the model inside the package
 WEIGHTS_KINDS = ("auto", "f32", "f16", "bf16", "q8", "q4")  # runners.plan checks them again
 GROUPED_KINDS = ("q8", "q4")  # with scales per group
+HEAD_KINDS = ("auto", "q8", "q4")
 ATTENTION_KINDS = ("auto", "f32", "int8")
 MAX_SIZE_BYTES = 1 << 60
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
@@ -60,7 +61,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--group-size",
         type=int,
         metavar="N",
-        help="weights per scale, for q8 and q4: 32, 64 or 128; default: 128",
+        help="weights per scale, for q8 and q4: 32, 64 or 128; default: 64 for q4, 128 for q8",
+    )
+    group.add_argument(
+        "--head",
+        choices=HEAD_KINDS,
+        default="auto",
+        help="of the output layer; auto: 8 bits beside q4 weights, else as the weights; "
+        "q4 reads fewer bytes and costs quality",
     )
     group.add_argument(
         "--attention",
@@ -98,7 +106,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def model_words(arguments: argparse.Namespace) -> list[str]:
     """The same options as words of a command line, to start another process with them."""
     words = [] if arguments.model is None else [str(arguments.model)]
-    names = ("weights", "group_size", "attention", "threads", "max_context", "kv_memory")
+    names = ("weights", "group_size", "head", "attention", "threads", "max_context", "kv_memory")
     for name in (*names, "max_running", "max_waiting", "prefill_chunk", "speculation"):
         value = getattr(arguments, name)
         if value is not None:
@@ -121,6 +129,7 @@ def open_model(arguments: argparse.Namespace, *, progress: Progress | None = Non
     }
     options = CpuOptions(
         weights=arguments.weights,
+        head=arguments.head,
         attention=arguments.attention,
         **{name: value for name, value in given.items() if value is not None},
     )
