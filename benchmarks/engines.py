@@ -29,7 +29,7 @@ PEERS: dict[str, tuple[str, str, dict[str, int]]] = {
     "ctranslate2": ("ctranslate2", ".ctranslate2", {"int8": 8}),
     "vllm": ("vllm", ".vllm", {"int4": 4, "int8": 8}),
 }
-# q4: KL divergence no worse than Q4_0's; q4_fast: than OpenVINO's int4 (results/format_quality.jsonl).
+# q4: KL divergence level with Q4_0's; q4_fast: with OpenVINO's int4 (results/format_quality.jsonl).
 OUR_WEIGHTS: dict[str, tuple[str, ...]] = {
     "q4": ("--weights", "q4"),
     "q4_fast": ("--weights", "q4", "--group-size", "128", "--head", "q4"),

@@ -53,7 +53,9 @@ class Outlined:
 
 @cache
 def outline(shape: str, weights: str) -> Outlined:
-    """As a runner chooses: prompts attend in integers beside 4-bit weights (no keys here have biases)."""
+    """`q4` is q4_fast of cpu.py: groups of 128, head in 4 bits. Prompts attend in integers beside 4-bit
+    weights (no keys here have biases).
+    """
     spec = spec_from_config(ModelConfig(config(ALL_SHAPES[shape])))
     return Outlined(spec, Recipe(weights, GROUP, "q4" if weights == "q4" else "auto"), weights == "q4")  # type: ignore[arg-type]
 

@@ -1,8 +1,8 @@
 // A file of packed weights as a read-only array that keeps its memory alive.
 #include "narrows/weight_file.h"
 
-#include <cerrno>
 #include <new>
+#include <string>
 #include <system_error>
 
 #include "checks.h"
@@ -15,13 +15,17 @@ using BytesView = nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>;
 
 /// OSError for what WeightFile throws.
 void open_file(WeightFile* self, int file, int64_t offset, int64_t num_bytes) {
-  try {
-    new (self) WeightFile(file, offset, num_bytes);
-    return;
-  } catch (const std::system_error& error) {
-    errno = error.code().value();
+  std::string reason;
+  {
+    const nb::gil_scoped_release release;
+    try {
+      new (self) WeightFile(file, offset, num_bytes);
+      return;
+    } catch (const std::system_error& error) {
+      reason = error.what();
+    }
   }
-  PyErr_SetFromErrno(PyExc_OSError);
+  PyErr_SetString(PyExc_OSError, reason.c_str());
   throw nb::python_error();
 }
 

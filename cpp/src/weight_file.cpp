@@ -103,7 +103,7 @@ WeightFile::WeightFile(int file, int64_t offset, int64_t bytes) : offset_(offset
       errno = error;
       fail("packed weights cannot be mapped");
     }
-    madvise(data_, static_cast<size_t>(bytes), MADV_WILLNEED);  // one request to the disk, not one per fault
+    madvise(data_, static_cast<size_t>(bytes), MADV_WILLNEED);  // the disk may begin before the first fault
   }
 }
 
@@ -115,7 +115,12 @@ WeightFile::~WeightFile() {
 }
 
 void WeightFile::start_moving() {
-  if (!mover_.joinable() && moved_ == 0 && has_huge_pages()) mover_ = std::thread([this] { move(); });
+  if (mover_.joinable() || moved_ > 0 || !has_huge_pages()) return;
+  try {
+    mover_ = std::thread([this] { move(); });
+  } catch (
+      const std::system_error&) {  // no thread to be had: the mapped file serves as well, a little slower
+  }
 }
 
 void WeightFile::finish_moving() {
@@ -124,9 +129,8 @@ void WeightFile::finish_moving() {
 
 void WeightFile::move() {
   setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNice);
-  const int64_t whole = bytes_ / kHugeBytes * kHugeBytes;
-  for (int64_t begin = 0; begin < whole; begin += kStepBytes) {
-    const int64_t size = std::min(kStepBytes, whole - begin);
+  for (int64_t begin = 0; begin < bytes_; begin += kStepBytes) {
+    const int64_t size = std::min(kStepBytes, bytes_ - begin);
     if (!move_step(begin, size)) return;
     moved_ += size;
   }
@@ -134,12 +138,17 @@ void WeightFile::move() {
 
 /// Reads rather than copies the mapped bytes: a disk that fails is then an error here, not a signal.
 bool WeightFile::move_step(int64_t begin, int64_t size) {
-  HugeMemory copy(static_cast<size_t>(size));
+  const int64_t page = sysconf(_SC_PAGESIZE), pages = (size + page - 1) / page * page;
+  HugeMemory copy(static_cast<size_t>(pages));
   if (copy.data() == nullptr) return false;
   for (int64_t at = 0; at < size; at += kHugeBytes) {
-    if (stop_ || !read_exactly(file_, offset_ + begin + at, copy.data() + at, kHugeBytes)) return false;
+    const int64_t part = std::min(kHugeBytes, size - at);
+    if (stop_ || !read_exactly(file_, offset_ + begin + at, copy.data() + at, part)) return false;
   }
-  return copy.move_to(data_ + begin);
+  if (copy.move_to(data_ + begin)) return true;
+  // The system may have taken the old pages away before it failed: they are the file's again.
+  mmap(data_ + begin, static_cast<size_t>(pages), PROT_READ, MAP_PRIVATE | MAP_FIXED, file_, offset_ + begin);
+  return false;
 }
 
 }  // namespace narrows

@@ -59,10 +59,9 @@ int error_of(int file, int64_t offset, int64_t bytes) {
   return 0;
 }
 
-/// All whole huge pages, or none where the system has none to give.
+/// All of it, or nothing where the system has no huge pages to give.
 bool moved_all(const WeightFile& weights) {
-  const int64_t moved = weights.moved_bytes();
-  return moved == 0 || moved == weights.bytes() / kHuge * kHuge;
+  return weights.moved_bytes() == 0 || weights.moved_bytes() == weights.bytes();
 }
 
 }  // namespace

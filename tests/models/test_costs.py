@@ -44,7 +44,7 @@ class OneFormat:
     def matrix_format(self, k: int) -> PackedFormat:
         return self.format
 
-    def head_format(self, n: int, k: int) -> PackedFormat:
+    def head_format(self, k: int) -> PackedFormat:
         return self.format
 
 

@@ -25,6 +25,7 @@ from tests.models.tiny import save_tiny
         ("q4", 32, "q8", ("p4", 32), ("p8", 128)),
         ("q8", None, "auto", ("p8", 128), ("p8", 128)),
         ("q8", 64, "q4", ("p8", 64), ("p4", 32)),
+        ("q8", 32, "q8", ("p8", 32), ("p8", 32)),
         ("bf16", None, "auto", ("bf16", 0), ("bf16", 0)),
         ("bf16", None, "q8", ("bf16", 0), ("p8", 128)),
     ],
@@ -43,7 +44,7 @@ def test_layers_and_head_get_their_formats(
     recipe = resolve_recipe(weights, group, head, spec, checkpoint)
     for wanted, found in (
         (layers, recipe.matrix_format(4096)),
-        (of_head, recipe.head_format(151936, 4096)),
+        (of_head, recipe.head_format(4096)),
     ):
         assert (found.name, found.group) == wanted
 

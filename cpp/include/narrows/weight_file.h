@@ -31,7 +31,7 @@ class WeightFile {
   int64_t bytes() const { return bytes_; }
 
   /// Begins to move the bytes into huge pages, once; returns at once. What cannot be moved (no memory, no
-  /// huge pages, the odd end) stays mapped from the file.
+  /// huge pages) stays mapped from the file.
   void start_moving();
   /// Waits until the moving, if any, has ended.
   void finish_moving();

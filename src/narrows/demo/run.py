@@ -22,8 +22,7 @@ STORY = "Tell me a story about a little fox who finds a lost kite."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_model_options(parser)
-    parser.set_defaults(speculation="off")  # the figures count the bytes of one step a token
+    add_model_options(parser, speculation=False)  # the figures count the bytes of one step a token
     parser.add_argument("--prompt", default=STORY, help="what to ask; default: for a story")
     parser.add_argument("--max-tokens", type=int, default=200)
     parser.add_argument("--temperature", type=float, default=0.5)
@@ -33,8 +32,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.max_tokens < 2:
         raise InvalidConfig(f"--max-tokens is {arguments.max_tokens}; a speed needs at least 2")
-    if arguments.speculation != "off":
-        raise InvalidConfig("the demo shows what a token costs that takes a step; leave --speculation out")
     try:
         figures = _ask(arguments)
     except ServerFailed as error:  # it has said why

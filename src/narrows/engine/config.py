@@ -34,6 +34,10 @@ class EngineConfig:
             raise InvalidConfig(
                 f"speculation is {self.speculation!r}; it must be one of {', '.join(SPECULATION_KINDS)}"
             )
+        if self.share_drafts and self.speculation == "off":
+            raise InvalidConfig(
+                "share_drafts has no meaning where speculation is 'off'; leave one of them out"
+            )
         for name, least in (("max_running", 1), ("max_waiting", 0), ("prefill_chunk", 1), ("max_draft", 1)):
             if getattr(self, name) < least:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}; it must be at least {least}")

@@ -267,7 +267,7 @@ def _shown_speculation(config: EngineConfig) -> str:
     if config.speculation == "off":
         return "off"
     shared = ", shared between requests" if config.share_drafts else ""
-    return f"{config.speculation}, up to {config.max_draft} tokens a step{shared}"
+    return f"{config.speculation}, up to {config.max_draft} tokens a request and step{shared}"
 
 
 def _batch_bucket(num_requests: int) -> int:

@@ -36,7 +36,7 @@ MAX_REST = 15
 # Guessing itself takes microseconds of Python a step. Where a plain step takes less than AUTO_STEP_S, as with
 # a few million parameters, "auto" leaves it at that, and looks at the clock again once in a while.
 AUTO_STEP_S = 1e-3
-SHORT_STEPS_REST = 1023
+SHORT_STEPS_REST = 63
 
 Rooms = Callable[[Request, int], int]  # (request, most) -> guesses that it may have now
 
@@ -61,6 +61,7 @@ class _Plan:
         plain_s, *seconds = times.estimates([num_rows, *grid])
         if plain_s < least_step_s:
             self.is_short = True
+            self.until = times.num_steps + 1  # contexts grow, and so do steps
             return
         self.costs = [(rows - num_rows, s / plain_s) for rows, s in zip(grid, seconds, strict=True)]
         least = min(cost for _, cost in self.costs)

@@ -162,10 +162,11 @@ class CacheWriter:
         self._mapped[: len(front)] = front
         self._mapped.flush()
         os.fsync(self._descriptor)
-        self._temporary.replace(self._entry.path)
-        self._temporary = None
         entry = self._entry
-        return _core.WeightFile(self._descriptor, offset=entry.data_start, num_bytes=entry.num_bytes)
+        weights = _core.WeightFile(self._descriptor, offset=entry.data_start, num_bytes=entry.num_bytes)
+        self._temporary.replace(entry.path)  # only what can also be mapped gets its name
+        self._temporary = None
+        return weights
 
     def close(self) -> None:
         """Closes the file; removes it where it was not committed."""

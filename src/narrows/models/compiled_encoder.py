@@ -97,7 +97,7 @@ def _entry(folder: Path, content: bytes) -> CacheEntry | None:
         where = cache_folder()
     except RuntimeError:  # a user without a home; whoever keeps the weights says so
         return None
-    slot = f"{folder.resolve()} tokenizer"
+    slot = f"{folder.resolve()} tokenizer {tokenizers.__version__}"
     return cache_entry(where, slot=slot, key=_key(content), num_bytes=0)
 
 
@@ -122,9 +122,13 @@ def _read_same(folder: Path, key: str) -> LibraryEncoder | None:
     """The library's tokenizer, where the folder still holds the file that was compiled."""
     try:
         content = read_tokenizer_json(folder)
-        return parse_library(content, folder / "tokenizer.json") if _key(content) == key else None
-    except InvalidModel:
-        return None
+        if _key(content) == key:
+            return parse_library(content, folder / "tokenizer.json")
+        reason = "it has changed since this process began"
+    except InvalidModel as error:
+        reason = str(error)
+    log.warning("long texts take the compiled tokenizer and more memory, without tokenizer.json: %s", reason)
+    return None
 
 
 def _keep(entry: CacheEntry, content: bytes, library: LibraryEncoder) -> None:

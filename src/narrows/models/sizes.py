@@ -21,7 +21,7 @@ class Formats(Protocol):
     """Which format a matrix gets: runners.plan.Recipe."""
 
     def matrix_format(self, k: int) -> PackedFormat: ...
-    def head_format(self, n: int, k: int) -> PackedFormat: ...
+    def head_format(self, k: int) -> PackedFormat: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def layer_shapes(layer: LayerSpec, hidden: int, formats: Formats) -> dict[Matrix
 
 def head_shape(spec: TransformerSpec, formats: Formats) -> PackedShape:
     """The head, or the embedding used as one."""
-    return PackedShape(formats.head_format(spec.vocab, spec.hidden), spec.vocab, spec.hidden)
+    return PackedShape(formats.head_format(spec.hidden), spec.vocab, spec.hidden)
 
 
 def _matrices(spec: TransformerSpec, formats: Formats) -> Iterator[PackedShape]:

@@ -57,7 +57,7 @@ class Recipe:
                 return PackedFormat(self.weights)
         raise ValueError(f"weights kind {self.weights!r} has not been resolved")
 
-    def head_format(self, n: int, k: int) -> PackedFormat:
+    def head_format(self, k: int) -> PackedFormat:
         """The format of the head (and the embedding, where tied).
 
         The head decides every token and suffers most from 4 bits: by itself it keeps 8, though with a large
@@ -65,7 +65,7 @@ class Recipe:
         """
         if self.head == "q4":
             return PackedFormat("p4", GROUPS[0], has_zero=True)
-        if self.head == "q8" or self.weights == "q4":
+        if self.weights != "q8" and (self.head == "q8" or self.weights == "q4"):
             return PackedFormat("p8", fitting_group(k, DEFAULT_GROUP))
         return self.matrix_format(k)
 
@@ -123,7 +123,7 @@ def make_plan(spec: TransformerSpec, recipe: Recipe) -> PackPlan:
         builder.layer(layer, spec.hidden)
     builder.norm(spec.final_norm, spec.hidden)
     head = head_linear(spec)
-    builder.matrix(head, PackedShape(recipe.head_format(spec.vocab, spec.hidden), spec.vocab, spec.hidden))
+    builder.matrix(head, PackedShape(recipe.head_format(spec.hidden), spec.vocab, spec.hidden))
     if head.biases:
         builder.vector(head.biases, spec.vocab)
     rows = spec.embedding if spec.head is not None else None

@@ -49,7 +49,8 @@ class OpenedModel:
         return self.loaded.tokenizer
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, *, speculation: bool = True) -> None:
+    """`speculation`: with the options for it."""
     parser.add_argument(
         "model", nargs="?", metavar="MODEL", help="model folder or hub id; default: the embedded small model"
     )
@@ -88,6 +89,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     ):
         shown = f"{text}; default: {getattr(EngineConfig(), name)}"
         group.add_argument(f"--{name.replace('_', '-')}", type=int, metavar=unit, help=shown)
+    group.add_argument("--offline", action="store_true", help="never ask the hub")
+    if speculation:
+        _add_speculation_options(group)
+    else:
+        parser.set_defaults(speculation="off", share_drafts=False)
+
+
+def _add_speculation_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--speculation",
         choices=SPECULATION_KINDS,
@@ -100,7 +109,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="guess from other requests' outputs too: their timing then tells of each other",
     )
-    group.add_argument("--offline", action="store_true", help="never ask the hub")
 
 
 def model_words(arguments: argparse.Namespace) -> list[str]:
