@@ -244,7 +244,7 @@ def test_a_storm_of_cancellations_leaves_nothing(worker_of: MakeWorker) -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InvalidConfig, match="speculation is 'maybe'; it must be one of auto, on, off"):
         EngineConfig(speculation="maybe")  # type: ignore[arg-type]
-    with pytest.raises(InvalidConfig, match="share_drafts has no meaning where speculation is .off."):
+    with pytest.raises(InvalidConfig, match="share_drafts has no meaning where speculation is"):
         EngineConfig(speculation="off", share_drafts=True)
     with pytest.raises(InvalidConfig, match="max_draft is 0"):
         EngineConfig(max_draft=0)
