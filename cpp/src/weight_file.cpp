@@ -118,8 +118,8 @@ void WeightFile::start_moving() {
   if (mover_.joinable() || moved_ > 0 || !has_huge_pages()) return;
   try {
     mover_ = std::thread([this] { move(); });
-  } catch (
-      const std::system_error&) {  // no thread to be had: the mapped file serves as well, a little slower
+  } catch (const std::system_error&) {
+    // No thread to be had: the mapped file serves as well, a little slower.
   }
 }
 

@@ -28,7 +28,7 @@ WeightsKind = Literal["auto", "f32", "f16", "bf16", "q8", "q4"]
 WEIGHTS_KINDS: Final[tuple[WeightsKind, ...]] = ("auto", "f32", "f16", "bf16", "q8", "q4")
 HeadKind = Literal["auto", "q8", "q4"]
 HEAD_KINDS: Final[tuple[HeadKind, ...]] = ("auto", "q8", "q4")
-# With a head of 8 bits, groups of 64 are the fewest bytes whose KL divergence is no worse than that of
+# With a head of 8 bits, groups of 64 are the fewest bytes whose KL divergence is level with that of
 # llama.cpp's Q4_0 (docs/decisions/2026-11-21-four-bit-quality.md). 8 bits have one scale per channel: there a
 # group is of activations only.
 DEFAULT_GROUPS: Final[dict[WeightsKind, int]] = {"q4": 64}
