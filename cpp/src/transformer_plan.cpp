@@ -46,6 +46,24 @@ void StepPlan::build(const Model& model, const std::vector<SequenceInput>& batch
     }
   }
   std::reverse(attend_parts.begin(), attend_parts.end());
+  head_parts.clear();
+  if (narrowed()) part_head_rows(model, batch);
+}
+
+/// Runs of head rows that follow one another, as long as they attend alike.
+void StepPlan::part_head_rows(const Model& model, const std::vector<SequenceInput>& batch) {
+  for (int32_t i = 0; i < num_head_rows(); ++i) {
+    const PlanHeadRow& row = head_rows[i];
+    const SequenceInput& sequence = batch[row.sequence];
+    const bool int8 = model.int8_attention && sequence.start + row.index < sequence.prompt_tokens;
+    PlanPart* last = head_parts.empty() ? nullptr : &head_parts.back();
+    if (last != nullptr && last->sequence == row.sequence && last->int8 == int8 &&
+        last->first + last->rows == row.index && last->rows < kAttendRows) {
+      ++last->rows;
+    } else {
+      head_parts.push_back({row.sequence, row.index, 1, i, true, int8});
+    }
+  }
 }
 
 }  // namespace narrows
