@@ -39,7 +39,6 @@ void StepWorker::store_part(const Layer& layer, int32_t index, const PlanPart& p
                             bool with_queries) {
   const SequenceInput& sequence = c_.batch[part.sequence];
   const int64_t head_dim = layer.head_dim;
-  const int64_t block_bytes = c_.kv.block_stride() * (c_.kv.is_f32() ? 4 : 2);
   uint8_t* k_pages = static_cast<uint8_t*>(c_.kv.k(index, kv_head));
   uint8_t* v_pages = static_cast<uint8_t*>(c_.kv.v(index, kv_head));
   for (int32_t i = 0; i < part.rows; ++i) {
@@ -50,8 +49,8 @@ void StepWorker::store_part(const Layer& layer, int32_t index, const PlanPart& p
     const float* v = qkv + (layer.heads + layer.kv_heads + kv_head) * head_dim;
     rotate_head(layer, layer.k_norm, row, k);
     const int32_t position = c_.plan.rows[row].position;
-    const int64_t offset = sequence.blocks[position / kKvBlock] * block_bytes;
-    c_.kernels.store_kv(k, v, layer.head_dim, position % kKvBlock, c_.kv.is_f32(), k_pages + offset,
+    const int64_t offset = sequence.blocks[position / kKvBlock] * c_.kv.block_stride();
+    c_.kernels.store_kv(k, v, layer.head_dim, position % kKvBlock, layer.kv, k_pages + offset,
                         v_pages + offset);
   }
 }
@@ -76,9 +75,9 @@ void StepWorker::attend_part(const Layer& layer, int32_t index, const PlanPart& 
       .window = layer.window,
       .scale = layer.attention_scale,
       .softcap = layer.attention_softcap,
-      .kv_f32 = c_.kv.is_f32(),
+      .kv = layer.kv,
       .causal = true,
-      .int8 = part.int8,
+      .int8 = part.int8 && layer.int8_attention,
       .scratch = mine_.attention,
   };
   c_.kernels.attention(args);

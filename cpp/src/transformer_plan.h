@@ -19,7 +19,7 @@ struct PlanPart {
   int32_t rows = 0;
   int32_t row = 0;
   bool attend = false;  // of a store part: few enough rows that the same task also attends
-  bool int8 = false;    // in integers: rows of a prompt, Model::int8_attention
+  bool int8 = false;    // in integers, where the layer does: rows of a prompt
 };
 
 /// A row whose logits are wanted.

@@ -136,6 +136,8 @@ class Layer:
         gated: bool,
         activation: str,
         parallel_residual: bool,
+        kv: str = "f16",  # of its pages: f16, f32 or int8
+        int8_attention: bool = False,  # of prompt rows, over pages of 16 or 8 bits
         qkv: Linear,
         out: Linear,
         up: Linear,
@@ -167,17 +169,16 @@ class Model:
         position_rows: Floats | None,
         final_norm: Norm | None,
         head: Linear,
-        int8_attention: bool = False,  # of prompt rows, over f16 pages
     ) -> None: ...
 
 class KvPages:
-    def __init__(self, model: Model, num_blocks: int, f32: bool = False) -> None: ...
+    def __init__(self, model: Model, num_blocks: int) -> None: ...
     @property
     def num_blocks(self) -> int: ...
     @property
     def bytes(self) -> int: ...
     @staticmethod
-    def block_bytes(model: Model, f32: bool = False) -> int: ...
+    def block_bytes(model: Model) -> int: ...
 
 class Sampler:
     def __init__(

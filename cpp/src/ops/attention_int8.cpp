@@ -1,4 +1,4 @@
-// Attention of many queries in integers, over the same f16 pages. Per chunk of kKeyChunk keys both products
+// Attention of many queries in integers, over f16 or 8-bit pages. Per chunk of kKeyChunk keys both products
 // are linears over P8 panels: scores = Q K^T with a scale per (query, group of head_dim) and per token, then
 // out += P V with P scaled by the tokens' scales of V and quantized per (query, 64 keys). Scales belong to
 // single tokens and single queries, chunks are aligned to position 0, and keys a query does not see have code
@@ -153,6 +153,18 @@ void pack_values(const uint16_t* rows, int32_t head_dim, int64_t panel_bytes, ui
   }
 }
 
+/// 16 tokens of 8-bit pages as lines of the panels: they lie there as they are needed.
+void copy_page(Tile& t, int64_t block, int32_t key, int64_t k_bytes, int64_t v_bytes) {
+  const AttentionArgs& a = t.args;
+  const uint8_t* page = page_at<uint8_t>(a, a.v_pages, block);
+  __builtin_memcpy(t.b.k_panels + key / kKvBlock * k_bytes, page_at<uint8_t>(a, a.k_pages, block),
+                   static_cast<size_t>(kv_key_bytes(KvFormat::i8, a.head_dim)));
+  __builtin_memcpy(t.b.v_scale + key, page, 64);
+  for (int64_t p = 0; p < t.b.ld / kPanel; ++p) {
+    __builtin_memcpy(t.b.v_panels + p * v_bytes + 64 + int64_t{key} * kPanel, page + 64 + p * 256, 256);
+  }
+}
+
 /// Packs the first `keys` keys (whole blocks) of a chunk; V up to `padded_keys`, whose codes nobody looks at.
 void pack_chunk(Tile& t, int64_t block0, int32_t keys, const PackedMatrix& v) {
   const AttentionArgs& a = t.args;
@@ -163,6 +175,10 @@ void pack_chunk(Tile& t, int64_t block0, int32_t keys, const PackedMatrix& v) {
   }
   for (int32_t key = 0; key < keys; key += kKvBlock) {
     const int64_t block = block0 + key / kKvBlock;
+    if (a.kv == KvFormat::i8) {
+      copy_page(t, block, key, k_bytes, v_bytes);
+      continue;
+    }
     pack_keys(page_at<uint16_t>(a, a.k_pages, block), a.head_dim, t.b.head_k,
               t.b.k_panels + key / kKvBlock * k_bytes);
     const uint16_t* values = page_at<uint16_t>(a, a.v_pages, block);
@@ -171,37 +187,6 @@ void pack_chunk(Tile& t, int64_t block0, int32_t keys, const PackedMatrix& v) {
                   t.b.v_panels + 64 + int64_t{key + i} * kPanel, t.b.v_scale + key + i);
     }
   }
-}
-
-/// Scores of vector i become p * (scale of V's token), 0 outside of [begin, end); max, sum and rescale
-/// follow.
-void softmax(Tile& t, int i, int begin, int end, int width) {
-  float* row = t.b.scores + i * kKeyChunk;
-  t.rescale[i] = 1.0f;
-  if (begin >= end) {
-    for (int key = 0; key < width; key += kWidth) store(row + key, broadcast(0.0f));
-    return;
-  }
-  const float chunk_max = mask_scores(row, begin, end, t.args.softcap);
-  const float new_max = chunk_max > t.max[i] ? chunk_max : t.max[i];
-  const Vec max = broadcast(new_max);
-  Vec total = broadcast(0.0f);
-  for (int key = 0; key < width; key += kWidth) {
-    Vec p = exp_of(sub(load(row + key), max));
-    Vec weighted = mul(p, load(t.b.v_scale + key));
-    if (key < begin || key + kWidth > end) {  // the few vectors at the ends
-      const Mask seen = lanes_between(begin - key, end - key);
-      p = select(seen, p, broadcast(0.0f));
-      weighted = select(seen, weighted, broadcast(0.0f));
-    }
-    total = add(total, p);
-    store(row + key, weighted);
-  }
-  float factor[kWidth];
-  store(factor, exp_of(sub(broadcast(t.max[i]), max)));
-  t.rescale[i] = factor[0];
-  t.sum[i] = t.sum[i] * factor[0] + reduce_add(total);
-  t.max[i] = new_max;
 }
 
 int clip(int64_t key) { return static_cast<int>(key < 0 ? 0 : key > kKeyChunk ? kKeyChunk : key); }
@@ -216,7 +201,8 @@ void attend_chunk(Tile& t, int64_t key0, int32_t keys) {
   linear_int(k, 0, k.panels(), b.q, b.scores, kKeyChunk, b.linear);
   for (int i = 0; i < t.count; ++i) {
     const KeyRange seen = visible_keys(a, position_at(a, t.first + i));
-    softmax(t, i, clip(seen.begin - key0), clip(seen.end - key0), width);
+    const KeySpan span{0, width, clip(seen.begin - key0), clip(seen.end - key0)};
+    t.rescale[i] = weigh_scores(b.scores + i * kKeyChunk, b.v_scale, span, a.softcap, &t.max[i], &t.sum[i]);
   }
   b.p.rows = t.count;
   b.p.k = width;

@@ -31,7 +31,8 @@ inline KeyRange visible_keys(const AttentionArgs& a, int64_t p) {
 
 template <typename Element>
 inline const Element* page_at(const AttentionArgs& a, const void* pages, int64_t block) {
-  return static_cast<const Element*>(pages) + a.blocks[block] * a.block_stride;
+  const auto* bytes = static_cast<const uint8_t*>(pages) + a.blocks[block] * a.block_stride;
+  return reinterpret_cast<const Element*>(bytes);
 }
 
 // Query vectors are the (row, head) pairs of a call in order.
@@ -58,8 +59,45 @@ inline float mask_scores(float* scores, int begin, int end, float cap) {
   return reduce_max(best);
 }
 
-// attention_int8.cpp
+/// Keys [from, to) of a chunk have scores, whole vectors of them; a query sees [begin, end) of them.
+struct KeySpan {
+  int from, to, begin, end;
+};
+
+// Scores become e^(score - max) * v_scale, 0 where the query does not see the key; max and sum follow.
+// Returns the factor for what was summed before. `row` and `v_scale` begin with the chunk.
+inline float weigh_scores(float* row, const float* v_scale, const KeySpan& keys, float cap, float* max,
+                          float* sum) {
+  if (keys.begin >= keys.end) {
+    for (int key = keys.from; key < keys.to; key += kWidth) store(row + key, broadcast(0.0f));
+    return 1.0f;
+  }
+  const float chunk_max = mask_scores(row, keys.begin, keys.end, cap);
+  const float new_max = chunk_max > *max ? chunk_max : *max;
+  const Vec top = broadcast(new_max);
+  Vec total = broadcast(0.0f);
+  for (int key = keys.from; key < keys.to; key += kWidth) {
+    Vec p = exp_of(sub(load(row + key), top));
+    Vec weighted = mul(p, load(v_scale + key));
+    if (key < keys.begin || key + kWidth > keys.end) {  // the few vectors at the ends
+      const Mask seen = lanes_between(keys.begin - key, keys.end - key);
+      p = select(seen, p, broadcast(0.0f));
+      weighted = select(seen, weighted, broadcast(0.0f));
+    }
+    total = add(total, p);
+    store(row + key, weighted);
+  }
+  float factor[kWidth];
+  store(factor, exp_of(sub(broadcast(*max), top)));
+  *sum = *sum * factor[0] + reduce_add(total);
+  *max = new_max;
+  return factor[0];
+}
+
+// attention_int8.cpp, attention_kv8.cpp
 void attention_int8(const AttentionArgs& args);
 int64_t attention_int8_floats(int32_t head_dim);
+void attention_kv8(const AttentionArgs& args);
+int64_t attention_kv8_floats(int32_t head_dim);
 
 }  // namespace narrows::NARROWS_ISA_NAMESPACE
