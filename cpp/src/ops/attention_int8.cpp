@@ -1,10 +1,10 @@
 // Attention of many queries in integers, over f16 or 8-bit pages. Per chunk of kKeyChunk keys both products
 // are linears over P8 panels: scores = Q K^T with a scale per (query, group of head_dim) and per token, then
-// out += P V with P scaled by the tokens' scales of V and quantized per (query, 64 keys). Scales belong to
+// out += P V with P scaled by the tokens' scales of V and quantized per (query, 128 keys). Scales belong to
 // single tokens and single queries, chunks are aligned to position 0, and keys a query does not see have code
 // 0: so a result depends neither on how a prompt was cut nor on what the page holds beyond it. After J. Zhang
 // et al., "SageAttention" (2024), without its smoothing of K; the int8 P V is ours.
-// A weight of V below 1/254 of the largest among its 64 keys counts as zero, as in any product of 8 bits.
+// A weight of V below 1/254 of the largest among its 128 keys counts as zero, as in any product of 8 bits.
 #include "linear_ops.h"
 #include "ops/attention_keys.h"
 #include "vec/vec.h"
@@ -13,7 +13,7 @@ namespace narrows::NARROWS_ISA_NAMESPACE {
 namespace {
 
 constexpr int kVectors = 128;  // queries that share a packed chunk: 128 KiB of scores in L2
-constexpr int kPvGroup = 64;   // keys per scale of P
+constexpr int kPvGroup = 128;  // keys per scale of P
 constexpr float kTiny = 1e-36f;
 
 int32_t head_group(int32_t head_dim) { return head_dim % 128 == 0 ? 128 : head_dim % 64 == 0 ? 64 : 32; }
@@ -27,6 +27,7 @@ struct Buffers {
   explicit Buffers(const AttentionArgs& a)
       : ld(padded(a.head_dim)), head_k(round_up(a.head_dim, head_group(a.head_dim))), base(a.scratch) {
     scores = take<float>(kVectors * kKeyChunk);
+    weights = take<float>(kRowBlock * kKeyChunk);
     pv = take<float>(kVectors * ld);
     out = take<float>(kVectors * ld);
     v_scale = take<float>(kKeyChunk);
@@ -54,7 +55,7 @@ struct Buffers {
 
   int64_t ld, head_k, floats = 0;
   float* base;
-  float *scores, *pv, *out, *v_scale;
+  float *scores, *weights, *pv, *out, *v_scale;
   Activations q, p;
   uint8_t *k_panels, *v_panels, *linear;
 };
@@ -191,6 +192,16 @@ void pack_chunk(Tile& t, int64_t block0, int32_t keys, const PackedMatrix& v) {
 
 int clip(int64_t key) { return static_cast<int>(key < 0 ? 0 : key > kKeyChunk ? kKeyChunk : key); }
 
+/// Weights of a block of rows, which stay in L1 until they are codes.
+void weigh_block(Tile& t, int first, int rows, int64_t key0, int width) {
+  for (int i = first; i < first + rows; ++i) {
+    const KeyRange seen = visible_keys(t.args, position_at(t.args, t.first + i));
+    const KeySpan span{0, width, clip(seen.begin - key0), clip(seen.end - key0)};
+    t.rescale[i] = weigh_scores<QuickExp>(t.b.scores + i * kKeyChunk, t.b.weights + (i - first) * kKeyChunk,
+                                          t.b.v_scale, span, t.args.softcap, &t.max[i], &t.sum[i]);
+  }
+}
+
 void attend_chunk(Tile& t, int64_t key0, int32_t keys) {
   const AttentionArgs& a = t.args;
   Buffers& b = t.b;
@@ -199,14 +210,13 @@ void attend_chunk(Tile& t, int64_t key0, int32_t keys) {
   const PackedMatrix v = p8_matrix(b.v_panels, a.head_dim, width, kPvGroup);
   pack_chunk(t, key0 / kKvBlock, keys, v);
   linear_int(k, 0, k.panels(), b.q, b.scores, kKeyChunk, b.linear);
-  for (int i = 0; i < t.count; ++i) {
-    const KeyRange seen = visible_keys(a, position_at(a, t.first + i));
-    const KeySpan span{0, width, clip(seen.begin - key0), clip(seen.end - key0)};
-    t.rescale[i] = weigh_scores(b.scores + i * kKeyChunk, b.v_scale, span, a.softcap, &t.max[i], &t.sum[i]);
-  }
   b.p.rows = t.count;
   b.p.k = width;
-  quantize(b.scores, kKeyChunk, 0, t.count, b.p);
+  for (int i = 0; i < t.count; i += kRowBlock) {
+    const int rows = smaller(kRowBlock, t.count - i);
+    weigh_block(t, i, rows, key0, width);
+    quantize(b.weights, kKeyChunk, i, i + rows, b.p);
+  }
   linear_int(v, 0, v.panels(), b.p, b.pv, b.ld, b.linear);
   for (int i = 0; i < t.count; ++i) {
     float *out = b.out + i * b.ld, *pv = b.pv + i * b.ld;

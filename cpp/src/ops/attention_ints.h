@@ -19,19 +19,16 @@ inline int32_t four_bytes(const int8_t* p) {
 
 #if defined(NARROWS_ISA_AVX512VNNI)
 
-struct Ints {
-  __m512i v;
-};
-struct CodeLine {  // 64 codes: 16 lanes of 4
-  __m512i v;
-};
+// Bare vectors: gcc 12 keeps arrays of structs in memory, and stores every sum at every step.
+using Ints = __m512i;
+using CodeLine = __m512i;  // 64 codes: 16 lanes of 4
 // The product is unsigned times signed, so 128 times the sum of the bytes is taken off at the start.
-inline Ints start_ints(int32_t sum_of_bytes) { return {_mm512_set1_epi32(-128 * sum_of_bytes)}; }
-inline Ints load_ints(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
-inline void store_ints(int32_t* p, Ints a) { _mm512_storeu_si512(p, a.v); }
-inline CodeLine load_codes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+inline Ints start_ints(int32_t sum_of_bytes) { return _mm512_set1_epi32(-128 * sum_of_bytes); }
+inline Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
+inline void store_ints(int32_t* p, Ints a) { _mm512_storeu_si512(p, a); }
+inline CodeLine load_codes(const uint8_t* p) { return _mm512_loadu_si512(p); }
 inline Ints dot4(Ints sum, CodeLine codes, const int8_t* bytes) {
-  return {_mm512_dpbusd_epi32(sum.v, codes.v, _mm512_set1_epi32(four_bytes(bytes)))};
+  return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(four_bytes(bytes)));
 }
 
 #elif defined(NARROWS_ISA_AVX2)

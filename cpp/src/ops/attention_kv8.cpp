@@ -294,7 +294,7 @@ void attend_chunk(Tile& t, int64_t key0, int64_t last_block) {
   for (int v = 0; v < t.count; ++v) {
     float* row = t.scores + v * kKeyChunk;
     const KeySpan span{from, to, t.begin[v], t.end[v]};
-    rescale[v] = weigh_scores(row, t.v_scale, span, t.args.softcap, &t.max[v], &t.sum[v]);
+    rescale[v] = weigh_scores<PreciseExp>(row, row, t.v_scale, span, t.args.softcap, &t.max[v], &t.sum[v]);
     Planes part = t.p[v];
     part.high += from;
     part.low += from;
