@@ -25,7 +25,6 @@ from pathlib import Path
 
 import shapes
 from report import machine_facts
-from rounds import in_turn
 from rows import Question, rate
 from workers import Worker, WorkerSpec
 
@@ -147,7 +146,8 @@ def measure(folder: Path, weights: str, isas: Sequence[str], rounds: int, thread
         bar = stack.enter_context(tqdm(total=rounds * len(QUESTIONS) * len(isas), disable=None))
         for question in QUESTIONS:
             for index in range(-1, rounds):  # the first round warms up
-                for isa in in_turn(isas, max(index, 0)):
+                turn = max(index, 0) % len(isas)
+                for isa in (*isas[turn:], *isas[:turn]):
                     answer = ask(running[isa], scaled(question, isa), shape, index)
                     if index >= 0:
                         columns[isa].answers.setdefault(question.name, []).append(answer)

@@ -38,7 +38,7 @@ from narrows.models.sizes import kv_bytes_per_token
 ROWS = Path(__file__).parent / "results/soak.jsonl"
 NAME = "soak"  # the model's served name
 MAX_RUNNING, MAX_WAITING, MAX_BODY = 8, 16, 200_000
-KV_SHARE = 0.6  # of the blocks that MAX_RUNNING requests of full length want
+KV_SHARE = 0.15  # of the blocks that MAX_RUNNING requests of full length want
 
 
 def serve_words(folder: Path, context: int, options: Sequence[str]) -> tuple[list[str], Sizes]:

@@ -11,6 +11,9 @@ import neighbours
 import pytest
 from isa import Answer, Column
 from neighbours import Asked, Found, Situation
+from workers import Worker
+
+from narrows.models.resolve import resolve_model
 
 
 def test_ratios_are_taken_within_a_round() -> None:
@@ -42,6 +45,18 @@ def test_generic_is_asked_for_less_of_the_same() -> None:
         assert (less.name, less.streams, less.counts) == (question.name, question.streams, question.counts)
         assert less.prompt < question.prompt
         assert less.tokens > 1 or question.counts == "prefill"
+
+
+def test_a_worker_decodes_for_a_while_and_measures_its_ceilings() -> None:
+    with Worker(isa.spec(resolve_model(None), "q4", "generic", 1)) as worker:
+        assert (worker.hello["isa"], worker.hello["threads"]) == ("generic", 1)
+        answer = worker.ask("decode", ms=1, low=5, high=4096)
+        assert answer["tokens"] >= 1
+        assert answer["seconds"] > 0
+        ceilings = worker.ask("ceilings", bytes=1 << 20, ms=1)
+        assert min(ceilings["gb_per_s"], ceilings["gmac_per_s"]) > 0
+        answer = worker.ask("generate", streams=2, prompt=3, tokens=2, seed=1, low=5, high=4096)
+        assert min(answer["first_s"], answer["rest_s"], answer["cpu_s"]) > 0
 
 
 def test_the_share_left_is_what_limits_allow_less_what_neighbours_took() -> None:
