@@ -110,7 +110,7 @@ void bench_prefill(const Kernels& kernels, int keys, int head_dim, int heads, bo
   std::vector<double> rates, fractions;
   kernels.attention(a);
   for (int i = 0; i < kRepeats; ++i) {  // the ceiling is measured beside every run: the clock moves
-    const double peak = 2.0 * bench::fp32_peak(kernels.isa);
+    const double peak = 2.0 * bench::fp32_peak(kernels);
     rates.push_back(flops_per_call / seconds([&] { kernels.attention(a); }));
     fractions.push_back(peak > 0.0 ? rates.back() / peak : 0.0);
   }

@@ -115,6 +115,8 @@ TEST(the_checksum_sees_every_bit_every_length_and_the_order_of_blocks) {
 
 TEST(the_read_bandwidth_of_memory_is_positive_and_below_a_terabyte_per_second) {
   ThreadPool pool(2);
-  const double gb_per_s = read_bandwidth(64 << 20, 2, pool);
-  CHECK(gb_per_s > 0.05 && gb_per_s < 1000.0);
+  for (const int passes : {1, 3}) {
+    const double gb_per_s = read_bandwidth(64 << 20, 2, pool, passes);
+    CHECK(gb_per_s > 0.05 && gb_per_s < 1000.0);
+  }
 }

@@ -35,7 +35,8 @@ PackResult pack(const std::vector<SourceRows>& sources, bool interleave, const P
 /// 64-bit checksum of a byte range; independent of the number of threads. Reads at memory speed.
 uint64_t checksum(const uint8_t* data, int64_t bytes, ThreadPool& pool);
 
-/// GB/s at which `pool` reads `bytes` of memory, best of `repeats`.
-double read_bandwidth(int64_t bytes, int repeats, ThreadPool& pool);
+/// GB/s at which `pool` reads `bytes` of memory, best of `repeats`. A repeat reads them `passes` times over:
+/// few bytes, as of a cache, need several to be longer than waking the threads.
+double read_bandwidth(int64_t bytes, int repeats, ThreadPool& pool, int passes = 1);
 
 }  // namespace narrows
