@@ -39,19 +39,19 @@ double quota_v1(const std::string& folder) {
 }
 
 CpuQuota tighter(const CpuQuota& a, const CpuQuota& b) {
-  if (a.cpus <= 0) return b;
-  return b.cpus > 0 && b.cpus < a.cpus ? b : a;
+  return b.cpus > 0 && (a.cpus <= 0 || b.cpus < a.cpus) ? b : a;
 }
 
 /// The tightest quota of `group` and its parents. Inside a container the path may not exist below the mount;
 /// the walk then ends at the mount itself, which is the container's own group.
 CpuQuota tightest(const std::string& mount, std::string group, int version) {
   CpuQuota best;
+  if (group == "/") group.clear();
   while (true) {
     const std::string folder = mount + group;
     best = tighter(best, {version == 2 ? quota_v2(folder) : quota_v1(folder), version, folder});
     const size_t slash = group.rfind('/');
-    if (slash == std::string::npos) return best.cpus > 0 ? best : CpuQuota{};
+    if (slash == std::string::npos) return best;
     group.resize(slash);
   }
 }
