@@ -1,12 +1,17 @@
 """The memory bandwidth of this machine, measured: the ceiling every decode speed is compared with.
 
-Gives GB/s (1e9 bytes) for reads from DRAM and, for models smaller than the last-level cache, from cache.
+Gives GB/s (1e9 bytes) for reads from DRAM, by number of threads, and, for models smaller than the last-level
+cache, from cache.
 """
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from narrows import _core
 
@@ -39,3 +44,73 @@ def measure(threads: int, *, num_bytes: int = DRAM_BYTES, repeats: int = 3) -> B
     """Reads `num_bytes` `repeats` times with `threads` threads and keeps the best."""
     pool = _core.ThreadPool(threads)
     return Bandwidth(_core.read_bandwidth(num_bytes, repeats, pool), num_bytes, threads)
+
+
+# ---- by number of threads
+
+EVERY_COUNT_TO: Final = 8  # threads; of more only powers of two and all of them are measured
+TIMES_CACHE: Final = 4  # bytes read, against the last-level caches that the threads can reach
+MAX_BYTES: Final = 2 << 30
+VISIT_S: Final = 0.3
+REPEATS: Final = 4  # passes over memory that was touched once: touching it takes as long
+
+
+@dataclass(frozen=True, slots=True)
+class DramCurve:
+    """Read bandwidth with each of `threads` threads; `spread` of the repeats with the most of them."""
+
+    threads: tuple[int, ...]
+    gb_per_s: tuple[float, ...]
+    spread: float  # (best - median) / best
+
+
+def thread_counts(threads: int) -> tuple[int, ...]:
+    """1, 2, 3 ... of few threads; powers of two and all of them of many."""
+    if threads <= EVERY_COUNT_TO:
+        return tuple(range(1, threads + 1))
+    powers = (1 << i for i in range(threads.bit_length()))
+    return (*(count for count in powers if count < threads), threads)
+
+
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """The last-level caches that a measurement of DRAM must read past."""
+
+    size_bytes: int
+    count: int
+
+    def bytes_past(self, threads: int) -> int:
+        """Bytes to read with `threads` threads, so that no cache they can reach holds a good part of them."""
+        reached = self.size_bytes * min(threads, self.count)
+        return min(max(DRAM_BYTES, TIMES_CACHE * reached), MAX_BYTES)
+
+
+class DramProbe:
+    """Reads DRAM with one thread up to `threads`, in turns, so that all counts meet the same neighbours.
+
+    Neighbours that share the memory come and go within seconds: several visits, with other measurements
+    between them, see more of what the machine can do than one long look. The best of each count counts.
+    """
+
+    def __init__(self, threads: int, caches: Caches) -> None:
+        self._counts = thread_counts(threads)
+        self._caches = caches
+        self._pools = [_core.ThreadPool(count) for count in self._counts]
+        self._rates: list[list[float]] = [[] for _ in self._counts]
+
+    def visit(self, budget_s: float = VISIT_S) -> None:
+        """A round over all counts, and more as long as there is time."""
+        began_s = time.perf_counter()
+        while not self._rates[0] or time.perf_counter() - began_s < budget_s:
+            for pool, seen in zip(self._pools, self._rates, strict=True):
+                seen.append(_core.read_bandwidth(self._caches.bytes_past(pool.size), REPEATS, pool))
+
+    def curve(self) -> DramCurve:
+        """Of the visits so far, of which there must be one."""
+        return DramCurve(self._counts, tuple(max(seen) for seen in self._rates), spread(self._rates[-1]))
+
+
+def spread(rates: Sequence[float]) -> float:
+    """How far the median lies below the best, as a share of the best."""
+    best = max(rates)
+    return (best - statistics.median(rates)) / best
