@@ -43,10 +43,10 @@ class DiskBudget:
 
 
 def check_folder(folder: Path) -> Path:
-    """`--disk` as a folder. Raises InvalidConfig where it is none."""
+    """`--disk` as an absolute path. Raises InvalidConfig where it is no folder."""
     if not folder.is_dir():
         raise InvalidConfig(f"--disk is {str(folder)!r}, which is no folder; name one on the disk to measure")
-    return folder
+    return folder.resolve()
 
 
 def measure_disk(

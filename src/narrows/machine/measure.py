@@ -43,18 +43,17 @@ def measure_machine(
     does not answer as it should.
     """
     facts = read_facts(options.threads, root=options.root)
-    if options.disk is not None:
-        disk.check_folder(options.disk)
+    folder = cache_folder()
+    disk_folder = folder if options.disk is None else disk.check_folder(options.disk)
     addresses = [links.parse_address(peer, option="--peer") for peer in options.peers]
     # First, because they may fail, and the user should not wait for that.
     measured = tuple(links.measure_link(address) for address in addresses)
-    folder = cache_folder()
     stored = None if options.fresh else _stored(folder, facts, options)
     if stored is None:
-        survey = Survey(facts, options.disk or folder, options.gpu, options.root)
+        survey = Survey(facts, disk_folder, options.gpu, options.root)
         profile = survey.run(progress)
     else:
-        profile = _with_disk(stored, options)
+        profile = _with_disk(stored, disk_folder, options.root)
     profile = replace(profile, links=_merged(profile.links, measured))
     if profile != stored:
         _save(folder, profile)
@@ -70,14 +69,13 @@ def _stored(folder: Path, facts: Facts, options: MachineOptions) -> MachineProfi
     return profile
 
 
-def _with_disk(stored: MachineProfile, options: MachineOptions) -> MachineProfile:
-    """The disk named, measured where it is another than the stored one."""
-    wanted = options.disk
-    if wanted is None or (stored.disk is not None and stored.disk.path == str(wanted)):
+def _with_disk(stored: MachineProfile, wanted: Path, root: Path) -> MachineProfile:
+    """The disk of `wanted`, measured where it is another than the stored one."""
+    if stored.disk is not None and stored.disk.path == str(wanted):
         return stored
     kept = {name: why for name, why in stored.unknown.items() if not name.startswith("disk")}
     try:
-        found, missing = disk.measure_disk(wanted, root=options.root)
+        found, missing = disk.measure_disk(wanted, root=root)
     except OSError as error:
         return replace(stored, disk=None, unknown={**kept, "disk": str(error)})
     return replace(stored, disk=found, unknown={**kept, **missing})

@@ -24,6 +24,14 @@ READABLE_SHARE: Final = 4  # of our memory a quarter is enough to read DRAM, and
 Progress = Callable[[str, int, int], None]  # what is measured now, parts done, parts in all
 
 
+class SurveyInterrupted(KeyboardInterrupt):
+    """Ctrl-C in the midst of it; what was measured until then is kept here."""
+
+    def __init__(self, profile: MachineProfile) -> None:
+        super().__init__()
+        self.profile = profile
+
+
 @dataclass(slots=True)
 class Survey:
     """What was found so far; each part fills its own fields."""
@@ -45,6 +53,7 @@ class Survey:
     _began_s: float = 0.0
 
     def run(self, progress: Progress) -> MachineProfile:
+        """Raises SurveyInterrupted for Ctrl-C."""
         self._began_s = time.perf_counter()
         parts = {
             "DRAM": self._find_dram,
@@ -56,11 +65,20 @@ class Survey:
             "GPUs": self._find_gpus,
         }
         before = self._look()
-        for done, (name, part) in enumerate(parts.items()):
-            progress(name, done, len(parts))
-            self._attempt(name, part)
-            self._attempt("DRAM", self._visit_dram)
+        left = list(parts)
+        try:
+            for name, part in parts.items():
+                progress(name, len(parts) - len(left), len(parts))
+                self._attempt(name, part)
+                self._attempt("DRAM", self._visit_dram)
+                left.remove(name)
+        except KeyboardInterrupt:
+            self.unknown.update(dict.fromkeys(left, "interrupted"))
+            raise SurveyInterrupted(self._profile(before)) from None
         progress("done", len(parts), len(parts))
+        return self._profile(before)
+
+    def _profile(self, before: disturbance.Look) -> MachineProfile:
         self.dram = self._probe.curve() if self._probe else None
         disturbed, unseen = disturbance.between(
             before, self._look(), spread=self.dram.spread if self.dram else 0.0
