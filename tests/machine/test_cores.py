@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,37 +12,44 @@ import pytest
 from narrows.machine import cores
 from tests.machine.fakes import write
 
-
-class FakeProcessor:
-    """Its CPUs share one multiplier, or have one each; every thread works for some milliseconds."""
-
-    def __init__(self, *, shared: bool) -> None:
-        self._shared = shared
-        self._lock = threading.Lock()
-        self._working = 0
-        self._most = 0
-
-    def rate(self) -> float:
-        with self._lock:
-            self._working += 1
-            self._most = max(self._most, self._working)
-        time.sleep(0.05)
-        with self._lock:
-            most = self._most
-            self._working -= 1
-            self._most = self._working and self._most
-        return 1.0 / most if self._shared else 1.0
+needs_two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU only")
 
 
-@pytest.mark.parametrize(("shared", "expected"), [(True, 1.0), (False, 2.0)])
-def test_two_cpus_of_one_core_share_its_peak(shared: bool, expected: float) -> None:
-    cpu = min(os.sched_getaffinity(0))
-    assert cores.pair_ratio(cpu, cpu + 0, rate=FakeProcessor(shared=False).rate, tries=1) > 0
-    own = sorted(os.sched_getaffinity(0))
-    if len(own) < 2:
-        pytest.skip("one CPU only")
-    processor = FakeProcessor(shared=shared)
-    assert cores.pair_ratio(own[0], own[1], rate=processor.rate, tries=2) == pytest.approx(expected)
+@pytest.mark.parametrize(("together", "expected"), [([0.5, 0.5], 1.0), ([1.0, 1.0], 2.0), ([0.9, 0.4], 1.3)])
+def test_both_cpus_at_once_are_compared_with_each_alone(
+    together: list[float], expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pinned(cpus: Sequence[int], _rate: object) -> list[float]:
+        return [1.0] if len(cpus) == 1 else together
+
+    monkeypatch.setattr(cores, "_pinned", pinned)
+    assert cores.pair_ratio(0, 1) == pytest.approx(expected)
+
+
+def test_a_neighbour_who_takes_a_share_of_some_tries_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(1000))
+
+    def pinned(cpus: Sequence[int], _rate: object) -> list[float]:
+        disturbed = next(calls) % 5 < 3
+        return [0.3 if disturbed else 1.0] * len(cpus)
+
+    monkeypatch.setattr(cores, "_pinned", pinned)
+    assert cores.pair_ratio(0, 1) == pytest.approx(2.0)
+
+
+@needs_two_cpus
+def test_both_threads_work_at_the_same_time_each_on_its_cpu() -> None:
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    meeting = threading.Barrier(2)
+    seen = set()
+
+    def rate() -> float:
+        meeting.wait(timeout=30)  # passes only if the other is at work, too
+        seen.add(frozenset(os.sched_getaffinity(0)))
+        return 1.0
+
+    assert cores._pinned(cpus, rate) == [1.0, 1.0]
+    assert seen == {frozenset({cpu}) for cpu in cpus}
 
 
 @pytest.mark.parametrize(("ratio", "shared"), [(1.0, True), (1.3, True), (1.9, False), (2.0, False)])

@@ -98,10 +98,10 @@ class DramProbe:
         self._pools = [_core.ThreadPool(count) for count in self._counts]
         self._rates: list[list[float]] = [[] for _ in self._counts]
 
-    def visit(self, budget_s: float = VISIT_S) -> None:
+    def visit(self) -> None:
         """A round over all counts, and more as long as there is time."""
         began_s = time.perf_counter()
-        while not self._rates[0] or time.perf_counter() - began_s < budget_s:
+        while not self._rates[0] or time.perf_counter() - began_s < VISIT_S:
             for pool, seen in zip(self._pools, self._rates, strict=True):
                 seen.append(_core.read_bandwidth(self._caches.bytes_past(pool.size), REPEATS, pool))
 

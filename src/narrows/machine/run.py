@@ -14,13 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from narrows.errors import InvalidConfig
 from narrows.machine.links import Address, parse_address
 from narrows.machine.listener import Listener
 from narrows.machine.profile import MachineProfile
-from narrows.machine.survey import Progress
+
+if TYPE_CHECKING:  # the core is loaded to measure, not for --help or --listen
+    from narrows.machine.survey import Progress
 
 LOCAL: Final = "127.0.0.1"
 

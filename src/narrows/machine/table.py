@@ -27,7 +27,7 @@ Row = tuple[str, str, str]  # what, how much, what it limits
 def lines(profile: MachineProfile, *, stored: bool = False) -> list[str]:
     """The whole table; `stored`: it was measured at an earlier call."""
     rows = list(_rows(profile))
-    widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in (0, 1)]
     table = [f"  {what:<{widths[0]}}  {much:>{widths[1]}}  {limits}".rstrip() for what, much, limits in rows]
     return [*_head(profile, stored), "", *table, "", *_foot(profile)]
 
