@@ -14,6 +14,7 @@ import pytest
 
 from narrows.errors import InvalidConfig
 from narrows.machine import bandwidth, disk, disturbance, links, measure, survey
+from narrows.machine.caches import Cache
 from narrows.machine.facts import Facts, read_facts
 from narrows.machine.measure import MachineOptions, measure_machine
 from narrows.machine.profile import Disk, Link, MachineProfile
@@ -198,6 +199,22 @@ def test_an_interrupted_survey_keeps_what_it_has(
     assert left == {"disk", "loopback", "GPUs"}
 
 
+def test_an_interrupted_visit_counts_as_far_as_it_got(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = iter((20.0, 30.0))
+
+    def read(_bytes: int, _repeats: int, _pool: object) -> float:
+        for rate in rates:
+            return rate
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bandwidth._core, "read_bandwidth", read)
+    probe = bandwidth.DramProbe(3, Cache(3, 1 << 20, 1))
+    assert probe.curve() is None
+    with pytest.raises(KeyboardInterrupt):
+        probe.visit()
+    assert probe.curve() == bandwidth.DramCurve((1, 2), (20.0, 30.0), 0.0)
+
+
 def test_dram_is_not_read_where_that_takes_too_much_of_the_memory(quick: None, tmp_path: Path) -> None:
     facts = replace(facts_of(machine(tmp_path)), memory_bytes=64 << 20)
     found = Survey(facts, tmp_path, root=tmp_path).run(measure.silent)
@@ -221,11 +238,11 @@ def test_threads_are_counted_one_by_one_or_in_powers_of_two() -> None:
 
 
 def test_reading_goes_past_every_cache_that_the_threads_reach() -> None:
-    eight = bandwidth.Caches(96 << 20, 8)
-    assert eight.bytes_past(1) == 4 * (96 << 20)
-    assert eight.bytes_past(4) == 16 * (96 << 20)
-    assert eight.bytes_past(64) == bandwidth.MAX_BYTES
-    assert bandwidth.Caches(1 << 20, 1).bytes_past(64) == bandwidth.DRAM_BYTES
+    eight = Cache(3, 96 << 20, 8)
+    assert bandwidth.bytes_past(eight, 1) == 4 * (96 << 20)
+    assert bandwidth.bytes_past(eight, 4) == 16 * (96 << 20)
+    assert bandwidth.bytes_past(eight, 64) == bandwidth.MAX_BYTES
+    assert bandwidth.bytes_past(Cache(3, 1 << 20, 1), 64) == bandwidth.DRAM_BYTES
 
 
 def test_the_spread_is_from_the_best_to_the_median() -> None:

@@ -10,10 +10,10 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from narrows import _core
+from narrows.machine.caches import Cache, read_caches
 
 DRAM_BYTES = 256 << 20  # well past any last-level cache slice a small server shares
 CACHE_BYTES_DEFAULT = 32 << 20  # assumed where sysfs does not tell
@@ -30,14 +30,7 @@ class Bandwidth:
 
 def last_level_cache_bytes() -> int:
     """Bytes of the largest cache of CPU 0 as Linux reports it, or a default where it does not."""
-    sizes = []
-    for size in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = size.read_text().strip()
-        if text.endswith("K") and text[:-1].isdigit():
-            sizes.append(int(text[:-1]) << 10)
-        elif text.endswith("M") and text[:-1].isdigit():
-            sizes.append(int(text[:-1]) << 20)
-    return max(sizes, default=CACHE_BYTES_DEFAULT)
+    return max((cache.size_bytes for cache in read_caches([0])), default=CACHE_BYTES_DEFAULT)
 
 
 def measure(threads: int, *, num_bytes: int = DRAM_BYTES, repeats: int = 3) -> Bandwidth:
@@ -52,7 +45,7 @@ EVERY_COUNT_TO: Final = 8  # threads; of more only powers of two and all of them
 TIMES_CACHE: Final = 4  # bytes read, against the last-level caches that the threads can reach
 MAX_BYTES: Final = 2 << 30
 VISIT_S: Final = 0.3
-REPEATS: Final = 4  # passes over memory that was touched once: touching it takes as long
+REPEATS: Final = 8  # passes over memory that was touched once: touching it takes as long
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +65,10 @@ def thread_counts(threads: int) -> tuple[int, ...]:
     return (*(count for count in powers if count < threads), threads)
 
 
-@dataclass(frozen=True, slots=True)
-class Caches:
-    """The last-level caches that a measurement of DRAM must read past."""
-
-    size_bytes: int
-    count: int
-
-    def bytes_past(self, threads: int) -> int:
-        """Bytes to read with `threads` threads, so that no cache they can reach holds a good part of them."""
-        reached = self.size_bytes * min(threads, self.count)
-        return min(max(DRAM_BYTES, TIMES_CACHE * reached), MAX_BYTES)
+def bytes_past(cache: Cache, threads: int) -> int:
+    """Bytes to read with `threads` threads, so that no cache they reach holds a good part of them."""
+    reached = cache.size_bytes * min(threads, cache.count)
+    return min(max(DRAM_BYTES, TIMES_CACHE * reached), MAX_BYTES)
 
 
 class DramProbe:
@@ -92,9 +78,9 @@ class DramProbe:
     between them, see more of what the machine can do than one long look. The best of each count counts.
     """
 
-    def __init__(self, threads: int, caches: Caches) -> None:
+    def __init__(self, threads: int, last_level: Cache) -> None:
         self._counts = thread_counts(threads)
-        self._caches = caches
+        self._last_level = last_level
         self._pools = [_core.ThreadPool(count) for count in self._counts]
         self._rates: list[list[float]] = [[] for _ in self._counts]
 
@@ -103,11 +89,16 @@ class DramProbe:
         began_s = time.perf_counter()
         while not self._rates[0] or time.perf_counter() - began_s < VISIT_S:
             for pool, seen in zip(self._pools, self._rates, strict=True):
-                seen.append(_core.read_bandwidth(self._caches.bytes_past(pool.size), REPEATS, pool))
+                seen.append(_core.read_bandwidth(bytes_past(self._last_level, pool.size), REPEATS, pool))
 
-    def curve(self) -> DramCurve:
-        """Of the visits so far, of which there must be one."""
-        return DramCurve(self._counts, tuple(max(seen) for seen in self._rates), spread(self._rates[-1]))
+    def curve(self) -> DramCurve | None:
+        """Of the visits so far; of one that was interrupted the counts that had their turn. None before."""
+        done = [(count, seen) for count, seen in zip(self._counts, self._rates, strict=True) if seen]
+        if not done:
+            return None
+        return DramCurve(
+            tuple(count for count, _ in done), tuple(max(seen) for _, seen in done), spread(done[-1][1])
+        )
 
 
 def spread(rates: Sequence[float]) -> float:

@@ -145,14 +145,16 @@ class Survey:
         found = caches.read_caches(self.facts.affinity, root=self.root)
         self.caches = caches.measure_caches(found, self.facts.threads)
         if not found:
-            self.unknown["caches"] = "the kernel does not tell the sizes of this CPU's caches"
+            self.unknown["caches"] = (
+                "the kernel does not tell the sizes of this CPU's caches; DRAM was read as if each thread "
+                f"had {bandwidth.CACHE_BYTES_DEFAULT >> 20} MiB"
+            )
 
     def _find_dram(self) -> None:
-        found = caches.read_caches(self.facts.affinity, root=self.root)
-        last = bandwidth.Caches(bandwidth.CACHE_BYTES_DEFAULT, self.facts.threads)
-        if found:
-            last = bandwidth.Caches(found[-1].size_bytes, found[-1].count)
-        needed = last.bytes_past(self.facts.threads)
+        last = caches.Cache(3, bandwidth.CACHE_BYTES_DEFAULT, self.facts.threads)
+        for found in caches.read_caches(self.facts.affinity, root=self.root):
+            last = found
+        needed = bandwidth.bytes_past(last, self.facts.threads)
         if needed > self.facts.memory_bytes // READABLE_SHARE:
             self.unknown["DRAM"] = (
                 f"reading past the caches takes {needed / 1e6:.0f} MB, more than a quarter of the memory "
