@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from narrows import cli
-from narrows.machine import measure
+from narrows.machine import measure, run
 from narrows.machine.profile import Disturbance, Link, MachineProfile
 from narrows.machine.survey import SurveyInterrupted
 from narrows.machine.table import lines
@@ -141,6 +142,23 @@ def test_ctrl_c_shows_what_was_measured(
     assert "unknown: disk: interrupted" in text
 
 
+@pytest.mark.parametrize("somebody_looks", [True, False])
+def test_progress_is_shown_where_somebody_looks(
+    somebody_looks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return somebody_looks
+
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    with run._progress_bar() as progress:
+        for done, part in enumerate(("DRAM", "peaks")):
+            progress(part, done, 2)
+    assert ("measuring: peaks" in shown.getvalue()) == somebody_looks
+    assert bool(shown.getvalue()) == somebody_looks
+
+
 @contextmanager
 def listening(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     command = [sys.executable, "-m", "narrows.cli", "machine", "--listen", *words]
@@ -184,7 +202,7 @@ def test_a_port_that_is_taken_is_refused() -> None:
 
 
 def test_the_whole_command_measures_this_machine_and_then_remembers_it(tmp_path: Path) -> None:
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
+    def narrows(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "narrows.cli", "machine", *words],
             capture_output=True,
@@ -194,15 +212,15 @@ def test_the_whole_command_measures_this_machine_and_then_remembers_it(tmp_path:
             env={**os.environ, "NARROWS_CACHE_DIR": str(tmp_path)},
         )
 
-    first = run("--json")
+    first = narrows("--json")
     assert first.returncode == 0, first.stderr
     one = MachineProfile.from_json(json.loads(first.stdout))
     assert one.cores.threads == len(one.dram_gb_per_s) or one.dram_threads[-1] == one.cores.threads
     assert one.cores.isas == tuple(peak.isa for peak in one.peaks)
     assert {link.peer for link in one.links} == {"loopback"}
-    second = run("--json")
+    second = narrows("--json")
     assert json.loads(second.stdout) == json.loads(first.stdout), "measured again"
-    table = run()
+    table = narrows()
     assert "stored" in table.stdout
     assert first.stderr == second.stderr == table.stderr == ""
     assert [path.name for path in tmp_path.iterdir()] == [f"machine-{one.fingerprint}.json"]

@@ -12,7 +12,6 @@ import socket
 import struct
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,8 +54,6 @@ class Listener:
                 caller, address = self._socket.accept()
             except TimeoutError:
                 continue
-            except OSError:  # closed by stop()
-                break
             if not self._places.acquire(blocking=False):
                 log.warning("%s turned away: %d callers already", address[0], self._limits.callers)
                 caller.close()
@@ -64,8 +61,8 @@ class Listener:
             threading.Thread(target=self._answer, args=(caller, str(address[0])), daemon=True).start()
 
     def stop(self) -> None:
+        """run() returns soon; whoever made the socket closes it."""
         self._stopping.set()
-        self._socket.close()
 
     def _answer(self, caller: socket.socket, name: str) -> None:
         try:
@@ -84,20 +81,19 @@ def answer(caller: socket.socket, *, deadline_s: float) -> int:
     """Serves one caller until it hangs up; how many messages came. Raises LinkBroken and OSError."""
     caller.sendall(GREETING)
     buffer = bytearray(PIECE_BYTES)
-    with suppress(EOFError):
+    count = 0
+    try:
         if receive(caller, len(GREETING), buffer, deadline_s=deadline_s) != GREETING:
             raise LinkBroken("it does not speak this protocol")
-        count = 0
-        with suppress(EOFError):
-            while True:
-                num_bytes, wanted = HEADER.unpack(receive(caller, HEADER.size, buffer, deadline_s=deadline_s))
-                if max(num_bytes, wanted) > MAX_MESSAGE:
-                    raise LinkBroken(f"it wants a message of more than {MAX_MESSAGE} bytes")
-                discard(caller, num_bytes, buffer, deadline_s=deadline_s)
-                send(caller, wanted)
-                count += 1
+        while True:
+            num_bytes, wanted = HEADER.unpack(receive(caller, HEADER.size, buffer, deadline_s=deadline_s))
+            if max(num_bytes, wanted) > MAX_MESSAGE:
+                raise LinkBroken(f"it wants a message of more than {MAX_MESSAGE} bytes")
+            discard(caller, num_bytes, buffer, deadline_s=deadline_s)
+            send(caller, wanted)
+            count += 1
+    except EOFError:
         return count
-    return 0
 
 
 def receive(peer: socket.socket, num_bytes: int, buffer: bytearray, *, deadline_s: float) -> bytes:
