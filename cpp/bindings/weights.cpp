@@ -117,12 +117,13 @@ uint64_t checksum_bytes(const Array& data, ThreadPool& pool) {
   return checksum(static_cast<const uint8_t*>(data.data()), static_cast<int64_t>(data.size()), pool);
 }
 
-double measure_bandwidth(int64_t num_bytes, int repeats, ThreadPool& pool, int passes) {
+double measure_bandwidth(int64_t num_bytes, int repeats, ThreadPool& pool, int passes, int64_t segments) {
   if (num_bytes < 1) refuse("num_bytes must be positive");
   if (repeats < 1) refuse("repeats must be positive");
   if (passes < 1) refuse("passes must be positive");
+  if (segments < 1) refuse("segments must be positive");
   const nb::gil_scoped_release release;
-  return read_bandwidth(num_bytes, repeats, pool, passes);
+  return read_bandwidth(num_bytes, {repeats, passes, segments}, pool);
 }
 
 /// All threads at once, as in a step: cores that share a multiplier must share the ceiling too.
@@ -181,7 +182,8 @@ void bind_weights(nb::module_& m) {
   m.def("unpack", &unpack_all, "data"_a.noconvert(), nb::kw_only(), "format"_a, "n"_a, "k"_a, "group"_a = 0,
         "has_zero"_a = false);
   m.def("checksum", &checksum_bytes, "data"_a.noconvert(), "pool"_a);
-  m.def("read_bandwidth", &measure_bandwidth, "num_bytes"_a, "repeats"_a, "pool"_a, "passes"_a = 1);
+  m.def("read_bandwidth", &measure_bandwidth, "num_bytes"_a, "repeats"_a, "pool"_a, "passes"_a = 1,
+        "segments"_a = 1);
   m.def(
       "int8_peak",
       [](double seconds, ThreadPool& pool, const std::string& isa) {

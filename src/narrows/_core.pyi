@@ -112,8 +112,13 @@ class BytePairs:
     def text(self, id: int) -> str | None: ...
     def id(self, text: str) -> int | None: ...
 
-def read_bandwidth(num_bytes: int, repeats: int, pool: ThreadPool, passes: int = 1) -> float:
-    """GB/s (1e9 bytes) at which the pool reads memory, best of repeats, each of which reads it `passes` times."""
+def read_bandwidth(
+    num_bytes: int, repeats: int, pool: ThreadPool, passes: int = 1, segments: int = 1
+) -> float:
+    """GB/s (1e9 bytes) at which the pool reads memory, best of repeats, each of which reads it `passes` times.
+
+    With several `segments` the best of each piece counts: on a busy machine no whole repeat is undisturbed.
+    """
 
 def int8_peak(seconds: float, pool: ThreadPool, isa: str = "") -> float:
     """int8 multiply-accumulates per second (1e9) of all threads of the pool together, registers only."""

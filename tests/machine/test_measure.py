@@ -202,7 +202,7 @@ def test_an_interrupted_survey_keeps_what_it_has(
 def test_an_interrupted_visit_counts_as_far_as_it_got(monkeypatch: pytest.MonkeyPatch) -> None:
     rates = iter((20.0, 30.0))
 
-    def read(_bytes: int, _repeats: int, _pool: object) -> float:
+    def read(_bytes: int, _repeats: int, _pool: object, *, segments: int) -> float:
         for rate in rates:
             return rate
         raise KeyboardInterrupt

@@ -44,8 +44,9 @@ def measure(threads: int, *, num_bytes: int = DRAM_BYTES, repeats: int = 3) -> B
 EVERY_COUNT_TO: Final = 8  # threads; of more only powers of two and all of them are measured
 TIMES_CACHE: Final = 4  # bytes read, against the last-level caches that the threads can reach
 MAX_BYTES: Final = 2 << 30
+SEGMENT_BYTES: Final = 2 << 20  # of a thread: some 100 us, shorter than any time slice
 VISIT_S: Final = 0.3
-REPEATS: Final = 8  # passes over memory that was touched once: touching it takes as long
+REPEATS: Final = 4  # passes over memory that was touched once: touching it takes as long
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,9 @@ class DramProbe:
         began_s = time.perf_counter()
         while not self._rates[0] or time.perf_counter() - began_s < VISIT_S:
             for pool, seen in zip(self._pools, self._rates, strict=True):
-                seen.append(_core.read_bandwidth(bytes_past(self._last_level, pool.size), REPEATS, pool))
+                num_bytes = bytes_past(self._last_level, pool.size)
+                segments = max(1, num_bytes // pool.size // SEGMENT_BYTES)
+                seen.append(_core.read_bandwidth(num_bytes, REPEATS, pool, segments=segments))
 
     def curve(self) -> DramCurve | None:
         """Of the visits so far; of one that was interrupted the counts that had their turn. None before."""
