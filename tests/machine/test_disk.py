@@ -44,10 +44,14 @@ def test_a_measured_disk_has_two_speeds_and_nothing_is_left_on_it(tmp_path: Path
 
 @pytest.mark.parametrize("mb_per_s", [200.0, 25.0])
 def test_a_slow_disk_is_measured_as_slow(tmp_path: Path, mb_per_s: float, on_a_disk: None) -> None:
-    found, _ = measure_disk(tmp_path, budget=QUICK, read=SlowDisk(mb_per_s * 1e6).read)
-    assert found.gb_per_s is not None
-    assert found.gb_per_s * 1e3 < mb_per_s * 1.05
-    assert found.gb_per_s * 1e3 > mb_per_s / 10, "a busy machine may be slower"
+    rates = []
+    while len(rates) < 5 and not any(
+        rate > mb_per_s / 10 for rate in rates
+    ):  # it may stand still for a while
+        found, _ = measure_disk(tmp_path, budget=QUICK, read=SlowDisk(mb_per_s * 1e6).read)
+        assert found.gb_per_s is not None
+        rates.append(found.gb_per_s * 1e3)
+    assert mb_per_s / 10 < max(rates) < mb_per_s * 1.05
 
 
 def test_a_disk_that_is_slow_to_write_gets_a_smaller_file(tmp_path: Path, on_a_disk: None) -> None:
