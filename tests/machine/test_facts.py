@@ -27,7 +27,8 @@ def test_facts_are_what_the_files_say(tmp_path: Path) -> None:
 
 def test_a_machine_that_tells_nothing_is_still_a_machine(tmp_path: Path) -> None:
     found = facts.read_facts(root=tmp_path)
-    assert (found.cpu_model, found.memory_bytes, found.quota) == ("", 0, 0.0)
+    assert (found.cpu_model, found.quota) == ("", 0.0)
+    assert found.memory_bytes > 1 << 20, "the C library knows"
     assert found.online == len(found.affinity) >= 1
     assert caches.read_caches([0], root=tmp_path) == []
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,7 +56,7 @@ def read_facts(threads: int | None = None, *, root: Path = ROOT) -> Facts:
         raise InvalidConfig(f"--threads is {threads}; it must be 1 to {MAX_THREADS}")
     info = _pairs(root / "proc/cpuinfo")
     memory = _pairs(root / "proc/meminfo")
-    total = _kibibytes(memory.get("MemTotal", ""))
+    total = _kibibytes(memory.get("MemTotal", "")) or os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
     limit = memory_limit(root)
     return Facts(
         cpu_model=info.get("model name") or info.get("Model") or info.get("CPU part") or "",
