@@ -70,8 +70,8 @@ class Survey:
             for name, part in parts.items():
                 progress(name, len(parts) - len(left), len(parts))
                 self._attempt(name, part)
-                self._attempt("DRAM", self._visit_dram)
                 left.remove(name)
+                self._attempt("DRAM", self._visit_dram)
         except KeyboardInterrupt:
             self.unknown.update(dict.fromkeys(left, "interrupted"))
             raise SurveyInterrupted(self._profile(before)) from None
