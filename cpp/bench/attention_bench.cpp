@@ -126,7 +126,7 @@ void bench_prefill(const Kernels& kernels, int keys, int head_dim, int heads, Kv
   std::vector<double> rates, fractions;
   run();
   for (int i = 0; i < kRepeats; ++i) {  // the ceiling is measured beside every run: the clock moves
-    const double peak = int8 ? kernels.int8_peak(0.01) : bench::fp32_peak(kernels.isa);
+    const double peak = int8 ? kernels.int8_peak(0.01) : bench::fp32_peak(kernels);
     rates.push_back(macs / seconds(run));
     fractions.push_back(peak > 0.0 ? rates.back() / peak : 0.0);
   }

@@ -58,9 +58,11 @@ class Counting {
     linear("bf16", Format::BF16, 0, 8);
     for (const int32_t head_dim : {64, 128}) {
       if (small_ && head_dim > 64) break;
-      attention("decode", small_ ? 64 : 256, 1, head_dim, false);
-      attention("prompt", small_ ? 32 : 256, small_ ? 8 : 16, head_dim, false);
-      attention("prompt int8", small_ ? 32 : 256, small_ ? 8 : 16, head_dim, true);
+      attention("decode", small_ ? 64 : 256, 1, head_dim, KvFormat::f16, false);
+      attention("decode kv8", small_ ? 64 : 256, 1, head_dim, KvFormat::i8, false);
+      attention("prompt", small_ ? 32 : 256, small_ ? 8 : 16, head_dim, KvFormat::f16, false);
+      attention("prompt int8", small_ ? 32 : 256, small_ ? 8 : 16, head_dim, KvFormat::f16, true);
+      attention("prompt int8 kv8", small_ ? 32 : 256, small_ ? 8 : 16, head_dim, KvFormat::i8, true);
     }
     vectors();
     sample("greedy", [](SamplingParams& p) { p.temperature = 0.0f; });
@@ -114,15 +116,15 @@ class Counting {
   }
 
   /// The last `rows` of `keys` positions of one kv head with two query heads, causal.
-  void attention(const char* name, int32_t keys, int32_t rows, int32_t head_dim, bool int8) {
+  void attention(const char* name, int32_t keys, int32_t rows, int32_t head_dim, KvFormat kv, bool int8) {
     constexpr int32_t kHeads = 2;
-    const int64_t block = int64_t{head_dim} * kKvBlock;
-    auto* k = aligned<uint16_t>(keys / kKvBlock * block);
-    auto* v = aligned<uint16_t>(keys / kKvBlock * block);
+    const int64_t block = kv_key_bytes(kv, head_dim);  // as many as of values: heads are multiples of 16
+    auto* k = aligned<uint8_t>(keys / kKvBlock * block);
+    auto* v = aligned<uint8_t>(keys / kKvBlock * block);
     const float* values = normal_floats(int64_t{keys} * head_dim * 2, 1.0f);
     for (int32_t i = 0; i < keys; ++i) {
       kernels_.store_kv(values + 2 * i * head_dim, values + (2 * i + 1) * head_dim, head_dim, i % kKvBlock,
-                        false, k + i / kKvBlock * block, v + i / kKvBlock * block);
+                        kv, k + i / kKvBlock * block, v + i / kKvBlock * block);
     }
     std::vector<int32_t> blocks;
     for (int32_t i = 0; i < keys / kKvBlock; ++i) blocks.push_back(i);
@@ -139,6 +141,7 @@ class Counting {
     a.head_dim = head_dim;
     a.start = keys - rows;
     a.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+    a.kv = kv;
     a.int8 = int8;
     a.scratch = aligned<float>(attention_scratch_floats(kHeads, head_dim));
     const int64_t scores = (int64_t{rows} * a.start + int64_t{rows} * (rows + 1) / 2) * kHeads;
@@ -163,10 +166,12 @@ class Counting {
     report("activate_gated silu", "float", n / 2,
            [&] { kernels_.activate_gated(ActivationKind::silu, x, out, pairs); });
     report("rope", "float", head_dim, [&] { kernels_.rope(out, x, x + head_dim, head_dim / 2); });
-    auto* block = aligned<uint16_t>(2 * head_dim * kKvBlock);
-    report("store_kv f16", "float", 2 * head_dim, [&] {
-      kernels_.store_kv(x, x + head_dim, head_dim, 5, false, block, block + head_dim * kKvBlock);
-    });
+    for (const KvFormat kv : {KvFormat::f16, KvFormat::i8}) {
+      const int64_t keys = kv_key_bytes(kv, head_dim);
+      auto* block = aligned<uint8_t>(keys + kv_value_bytes(kv, head_dim));
+      report(kv == KvFormat::f16 ? "store_kv f16" : "store_kv i8", "float", 2 * head_dim,
+             [&] { kernels_.store_kv(x, x + head_dim, head_dim, 5, kv, block, block + keys); });
+    }
   }
 
   template <typename F>

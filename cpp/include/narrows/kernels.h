@@ -90,8 +90,10 @@ struct Kernels {
   int32_t (*argmax)(const float* x, int32_t n);  // the lowest index among equal maxima
 
   // ---- peak.cpp
-  /// int8 multiply-accumulates per second of the calling thread, registers only, over about `seconds`.
+  /// Multiply-accumulates per second of the calling thread, registers only, over about `seconds`: int8 as the
+  /// quantized kernels issue them, fp32 as the float kernels and attention do.
   double (*int8_peak)(double seconds);
+  double (*fp32_peak)(double seconds);
 };
 inline constexpr int64_t kLinearScratchBytes = 256 * 1024;
 
