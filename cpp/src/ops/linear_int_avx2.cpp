@@ -37,23 +37,36 @@ inline __m256i broadcast(const int8_t* p) {
   return _mm256_set1_epi32(four);
 }
 
+/// part[r][half] += nibbles of one line times its 8 k of every row.
+template <int R>
+inline void add_p4_line(const uint8_t* codes, const int8_t* a, int64_t stride, __m256i (&part)[R][2]) {
+  const __m256i low = _mm256_set1_epi8(15);
+  _mm_prefetch(reinterpret_cast<const char*>(codes + kStreamAhead), _MM_HINT_T0);
+  const __m256i v0 = load(codes), v1 = load(codes + 32);
+  const __m256i lo0 = _mm256_and_si256(v0, low), hi0 = _mm256_and_si256(_mm256_srli_epi16(v0, 4), low);
+  const __m256i lo1 = _mm256_and_si256(v1, low), hi1 = _mm256_and_si256(_mm256_srli_epi16(v1, 4), low);
+  for (int r = 0; r < R; ++r) {
+    const __m256i first = broadcast(a + 4 * r);
+    part[r][0] = _mm256_add_epi16(part[r][0], _mm256_maddubs_epi16(lo0, first));
+    part[r][1] = _mm256_add_epi16(part[r][1], _mm256_maddubs_epi16(lo1, first));
+    const __m256i second = broadcast(a + stride + 4 * r);
+    part[r][0] = _mm256_add_epi16(part[r][0], _mm256_maddubs_epi16(hi0, second));
+    part[r][1] = _mm256_add_epi16(part[r][1], _mm256_maddubs_epi16(hi1, second));
+    // gcc 12 would compute all products first and keep them on the stack.
+    if constexpr (R > 2) asm volatile("" : "+x"(part[r][0]), "+x"(part[r][1]));
+  }
+}
+
 /// Four P4 lines (32 k) added to total[r][half].
 template <int R>
 inline void add_p4_lines(const uint8_t* codes, const int8_t* a, int64_t stride, __m256i (&total)[R][2]) {
-  const __m256i low = _mm256_set1_epi8(15);
   __m256i part[R][2];
   for (int r = 0; r < R; ++r) part[r][0] = part[r][1] = _mm256_setzero_si256();
-  for (int line = 0; line < 4; ++line, codes += 64, a += 2 * stride) {
-    _mm_prefetch(reinterpret_cast<const char*>(codes + kStreamAhead), _MM_HINT_T0);
-    for (int half = 0; half < 2; ++half) {
-      const __m256i v = load(codes + 32 * half);
-      const __m256i lo = _mm256_and_si256(v, low), hi = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
-      for (int r = 0; r < R; ++r) {
-        part[r][half] = _mm256_add_epi16(part[r][half], _mm256_maddubs_epi16(lo, broadcast(a + 4 * r)));
-        part[r][half] =
-            _mm256_add_epi16(part[r][half], _mm256_maddubs_epi16(hi, broadcast(a + stride + 4 * r)));
-      }
-    }
+  if constexpr (R > 2) {
+#pragma GCC unroll 1
+    for (int line = 0; line < 4; ++line, codes += 64, a += 2 * stride) add_p4_line<R>(codes, a, stride, part);
+  } else {
+    for (int line = 0; line < 4; ++line, codes += 64, a += 2 * stride) add_p4_line<R>(codes, a, stride, part);
   }
   const __m256i ones = _mm256_set1_epi16(1);
   for (int r = 0; r < R; ++r) {
