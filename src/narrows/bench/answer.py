@@ -57,7 +57,7 @@ class Answer:
     def close(self) -> None:
         """The answer has ended in good order, as far as HTTP can tell: judges the rest."""
         if self.status != 200:
-            self.fail("http", f"{self.status}: {_message(self._body)}")
+            self.fail("http", _message(self._body))
         elif not self._is_stream:
             self.fail("not_a_stream", _message(self._body))
         elif self._parser.num_odd_lines or (self._parser.is_cut and not self.has_done):
@@ -101,15 +101,21 @@ class Answer:
         for choice in choices:
             text, is_reasoning = _text_of(choice)
             tokens = _tokens_of(choice)
-            if tokens is None and counted is not None:
+            if tokens is None and counted is not None and self._is_counted_along():
                 tokens = counted - self._num_counted
-            if text or (tokens is not None and tokens > 0 and not choice.get("finish_reason")):
+            if text or (tokens is not None and tokens > 0):
                 self.pieces.append(Piece(at_s, tokens, _stamps_of(body, tokens)))
                 self._num_counted += tokens or 0
                 self._note_answer(at_s, is_reasoning)
             if choice.get("finish_reason"):
                 self.finish_reason = str(choice["finish_reason"])
                 self.finish_s = at_s
+
+    def _is_counted_along(self) -> bool:
+        """Usage came with every event so far. Where only the last one has it, it is the sum, no chunk's
+        count.
+        """
+        return all(piece.tokens is not None for piece in self.pieces)
 
     def _note_answer(self, at_s: float, is_reasoning: bool) -> None:
         if is_reasoning:

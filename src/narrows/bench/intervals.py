@@ -1,7 +1,7 @@
 """Percentiles and means with confidence intervals, by resampling blocks of neighbouring requests.
 
 Latencies of neighbours in time resemble each other (a full queue stays full), so single requests drawn at
-random would promise too much: a circular block bootstrap draws runs of ceil(n ** (1/3)) requests (Politis and
+random would promise too much: a circular block bootstrap draws runs of n ** (1/3) requests (Politis and
 Romano 1992). Seeded: the same data gives the same interval. Knows no requests, only groups of numbers.
 """
 
@@ -122,7 +122,7 @@ def rate_interval(counts: Sequence[float], seconds_each: float, *, seed: int = 0
 def _draws(count: int, num_resamples: int, seed: int) -> list[npt.NDArray[np.int64]]:
     """How often each of `count` groups is drawn, `num_resamples` times over."""
     random = np.random.default_rng(seed)
-    block = int(np.ceil(count ** (1 / 3)))
+    block = max(1, int(count ** (1 / 3) + 1e-9))  # of few requests, one by one
     num_blocks = -(-count // block)
     starts = random.integers(0, count, (num_resamples, num_blocks))
     picks = (starts[:, :, None] + np.arange(block)) % count

@@ -105,15 +105,13 @@ def _stamps(pieces: tuple[Piece, ...], tokens: int) -> list[float] | None:
 def _tokens_per_piece(record: Record, tokens: int, by_chunks: bool) -> list[int] | None:
     """Tokens of each chunk: as the server says, or one each where the sum leaves no other way. None: unknown.
 
-    One token more than chunks at a "stop" is the model's end token, which has no text. Without usage nothing
-    says that a chunk is a token.
+    One token more than they sum up to at a "stop" is the model's end token, which has no text. Without usage
+    nothing says that a chunk is a token.
     """
-    said = [piece.tokens for piece in record.pieces]
-    if all(count is not None for count in said):
-        return [count or 0 for count in said]
-    num_chunks = len(record.pieces)
-    if by_chunks or record.num_output is None:
+    if by_chunks:
         return None
-    if tokens == num_chunks or (tokens == num_chunks + 1 and record.finish_reason == "stop"):
-        return [1] * num_chunks
-    return None
+    said = [piece.tokens for piece in record.pieces]
+    is_said = all(count is not None for count in said)
+    counts = [count or 0 for count in said] if is_said else [1] * len(said)
+    end_tokens = (0, 1) if record.finish_reason == "stop" else (0,)
+    return counts if tokens - sum(counts) in end_tokens else None

@@ -168,13 +168,29 @@ def _token_times(record: Record, latency: Latency) -> list[tuple[float, float]]:
     return [(piece.at_s, share) for piece in record.pieces]
 
 
-def _rate(events: Sequence[tuple[float, float]], window_s: float) -> Estimate:
-    if not events or window_s <= 0:
-        return Estimate(0.0, 0.0, 0.0, True)
+def slice_rates(records: Sequence[Record]) -> tuple[list[float], list[float]]:
+    """Answers and output tokens per second in each slice of the window of these successful records."""
+    found = [(record, latency) for record in records if (latency := latency_of(record))]
+    window_s = max((record.end_s or 0.0 for record, _ in found), default=0.0)
+    if window_s <= 0:
+        return [], []
+    ends = _slices([(record.end_s or 0.0, 1.0) for record, _ in found], window_s)
+    tokens = _slices([one for record, latency in found for one in _token_times(record, latency)], window_s)
+    per_slice_s = window_s / NUM_SLICES
+    return [count / per_slice_s for count in ends], [count / per_slice_s for count in tokens]
+
+
+def _slices(events: Sequence[tuple[float, float]], window_s: float) -> list[float]:
     counts = [0.0] * NUM_SLICES
     for at_s, amount in events:
         counts[min(NUM_SLICES - 1, max(0, int(at_s / window_s * NUM_SLICES)))] += amount
-    return rate_interval(counts, window_s / NUM_SLICES)
+    return counts
+
+
+def _rate(events: Sequence[tuple[float, float]], window_s: float) -> Estimate:
+    if not events or window_s <= 0:
+        return Estimate(0.0, 0.0, 0.0, True)
+    return rate_interval(_slices(events, window_s), window_s / NUM_SLICES)
 
 
 def _goodput(

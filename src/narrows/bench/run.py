@@ -33,6 +33,7 @@ from narrows.bench.record import Record
 from narrows.bench.saturation import judge
 from narrows.bench.server import Server, discover_model, parse_url, probe
 from narrows.bench.server_figures import compare, scrape
+from narrows.errors import InvalidConfig
 
 __all__ = ["configure", "run"]
 EXIT_NOTHING_MEASURED, EXIT_INTERRUPTED = 1, 130
@@ -40,8 +41,9 @@ EXIT_NOTHING_MEASURED, EXIT_INTERRUPTED = 1, 130
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.compare is not None:
-        from narrows.bench.comparison import run_compare
+        from narrows.bench.compare import run_compare
 
+        _refuse_others(arguments, ("compare", "json"))
         return run_compare(arguments)
     options = read_options(arguments)
     files = read_files(options.workload, options.load)
@@ -208,6 +210,16 @@ def _dropped_notes(server: Server) -> list[str]:
         "stream_options": "tokens are counted by events, and ITL is unknown",
     }
     return [f"the server does not take {name}: {effects[name]}" for name in server.dropped_fields]
+
+
+def _refuse_others(arguments: argparse.Namespace, allowed: tuple[str, ...]) -> None:
+    """An option that does nothing is refused, not ignored."""
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    defaults = vars(parser.parse_args([]))
+    for name, value in vars(arguments).items():
+        if name not in allowed and value != defaults.get(name):
+            raise InvalidConfig(f"--compare measures nothing: leave out {name.replace('_', '-')}")
 
 
 def _raise_descriptor_limit() -> None:

@@ -75,8 +75,8 @@ def judge(phase: Phase) -> Saturation:
         return Saturation(
             True,
             f"over-saturated: of {phase.offered_per_s:.3g} requests/s the server ended {served:.3g}; "
-            f"{growth:.0%} of what arrived joined a growing queue{rises}. Latencies describe how long the run "
-            "was, not the server",
+            f"{growth:.0%} of what arrived joined a growing queue{rises}. Latencies describe how long the "
+            "run was, not the server",
             **figures,
         )
     verdict = f"the server kept up with {phase.offered_per_s:.3g} requests/s"

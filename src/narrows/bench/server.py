@@ -171,7 +171,8 @@ def _unusable(target: Target, record: Record) -> NarrowsError:
         return InvalidConfig(
             f"{target.path} with model {target.model!r}{said}; try --route {other} or --model"
         )
-    return ServerUnusable(f"the first request to {target.path} failed ({record.error}){said}")
+    what = record.error if record.error != "http" else f"HTTP {record.status}"
+    return ServerUnusable(f"the first request to {target.path} failed ({what}){said}")
 
 
 def _whole(value: object) -> int | None:

@@ -1,0 +1,134 @@
+"""A virtual clock and a scripted connection: the client's arithmetic without a socket and without waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import selectors
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from narrows.bench.exchange import Endpoint, Exchange, ExchangeFailed, Receiver
+from narrows.bench.record import Piece, Record
+
+Result = TypeVar("Result")
+ENDPOINT = Endpoint("127.0.0.1", 1)
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Sleeping advances the clock at once. Nothing but timers may be waited for."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        super().__init__(_Jump(self))
+
+    def time(self) -> float:
+        return self.now_s
+
+
+class _Jump(selectors.SelectSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None):
+        if timeout is None:
+            raise RuntimeError("everything waits and nothing will ever happen")
+        self._loop.now_s += max(0.0, timeout)
+        return super().select(0)
+
+
+def run_virtually(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(work())
+
+
+class Wire(asyncio.WriteTransport):
+    """Answers a request with `script`: (seconds after the request, bytes); b"" closes the connection."""
+
+    def __init__(self, exchange: Exchange, script: Sequence[tuple[float, bytes]]) -> None:
+        super().__init__()
+        self._exchange = exchange
+        self._script = script
+        self._closed = False
+        self.written = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+        loop = asyncio.get_running_loop()
+        for delay_s, answer in self._script:
+            if answer:
+                loop.call_later(delay_s, self._exchange.data_received, answer)
+            else:
+                loop.call_later(delay_s, self._exchange.connection_lost, None)
+
+    def is_closing(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        self._closed = True
+
+
+class Wires:
+    """Opens scripted connections; `connect_s`: how long that takes. `choose`: number of the request → script."""
+
+    def __init__(self, choose: Callable[[int], Sequence[tuple[float, bytes]]], *, connect_s: float = 0.0) -> None:
+        self._choose = choose
+        self._connect_s = connect_s
+        self.opened: list[Wire] = []
+
+    async def open(self, endpoint: Endpoint, receiver: Receiver) -> Exchange:
+        await asyncio.sleep(self._connect_s)
+        exchange = Exchange(receiver)
+        wire = Wire(exchange, self._choose(len(self.opened)))
+        self.opened.append(wire)
+        exchange.connection_made(wire)
+        return exchange
+
+
+async def refuse(endpoint: Endpoint, receiver: Receiver) -> Exchange:
+    raise ExchangeFailed("refused", "no connection: refused")
+
+
+def sse(body: object) -> bytes:
+    return b"data: " + (body if isinstance(body, bytes) else json.dumps(body).encode()) + b"\n\n"
+
+
+def text_event(text: str, **more: object) -> bytes:
+    return sse({"choices": [{"index": 0, "delta": {"content": text}, **more}]})
+
+
+def finish_event(reason: str = "length") -> bytes:
+    return sse({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+
+
+def usage_event(num_output: int, num_prompt: int = 7, **more: object) -> bytes:
+    usage = {"prompt_tokens": num_prompt, "completion_tokens": num_output, **more}
+    return sse({"choices": [], "usage": usage})
+
+
+def answer(at_s: Sequence[float], *, num_output: int | None = None) -> list[tuple[float, bytes]]:
+    """A whole stream with one event of text at each time; usage one token each, or `num_output`."""
+    script = [(0.0, HEAD), *((when_s, text_event("x ")) for when_s in at_s)]
+    tail = finish_event() + usage_event(len(at_s) if num_output is None else num_output) + sse(b"[DONE]")
+    return [*script, (at_s[-1], tail)]
+
+
+def record(
+    index: int = 0, *, intended_s: float = 0.0, at_s: Sequence[float] = (1.0, 1.1, 1.2), **fields: Any
+) -> Record:
+    """A successful answer with text at these times (of the phase's clock)."""
+    defaults: dict[str, Any] = {
+        "sent_s": intended_s,
+        "ready_s": intended_s - 0.1,
+        "connect_s": 0.001,
+        "finish_s": at_s[-1] if at_s else None,
+        "end_s": at_s[-1] if at_s else intended_s + 1,
+        "finish_reason": "length",
+        "num_prompt": 10,
+        "num_output": len(at_s),
+        "has_done": True,
+        "status": 200,
+    }
+    return Record(index, intended_s, pieces=tuple(Piece(t) for t in at_s), **{**defaults, **fields})
