@@ -71,9 +71,13 @@ class Wire(asyncio.WriteTransport):
 
 
 class Wires:
-    """Opens scripted connections; `connect_s`: how long that takes. `choose`: number of the request → script."""
+    """Opens scripted connections; `connect_s`: how long that takes. `choose`: number of the request →
+    script.
+    """
 
-    def __init__(self, choose: Callable[[int], Sequence[tuple[float, bytes]]], *, connect_s: float = 0.0) -> None:
+    def __init__(
+        self, choose: Callable[[int], Sequence[tuple[float, bytes]]], *, connect_s: float = 0.0
+    ) -> None:
         self._choose = choose
         self._connect_s = connect_s
         self.opened: list[Wire] = []

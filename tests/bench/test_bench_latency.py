@@ -51,7 +51,9 @@ def test_ttft_tpot_e2e_and_itl_follow_their_definitions() -> None:
 
 
 def test_a_chunk_of_several_tokens_is_never_divided() -> None:
-    """Six tokens in three chunks without a count for each: no ITL at all, five gaps unknown, TPOT still exact."""
+    """Six tokens in three chunks without a count for each: no ITL at all, five gaps unknown, TPOT still
+    exact.
+    """
     found = latency_of(record(at_s=(1.0, 1.2, 2.0), num_output=6))
     assert found is not None
     assert found.itl_s == ()
@@ -85,9 +87,7 @@ def test_without_usage_tokens_are_counted_by_chunks_and_itl_is_unknown() -> None
 
 
 def test_the_end_token_has_no_text_but_its_time_is_the_finish_reasons() -> None:
-    found = latency_of(
-        record(at_s=(1.0, 1.1), num_output=3, finish_reason="stop", finish_s=1.25, end_s=1.3)
-    )
+    found = latency_of(record(at_s=(1.0, 1.1), num_output=3, finish_reason="stop", finish_s=1.25, end_s=1.3))
     assert found is not None
     assert found.e2e_s == 1.25
     assert found.tpot_s == close(0.125)
@@ -111,7 +111,9 @@ def test_one_token_has_no_tpot_and_no_token_no_latency() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.floats(0.001, 2.0), st.one_of(st.none(), st.integers(0, 5))), min_size=1, max_size=12),
+    st.lists(
+        st.tuples(st.floats(0.001, 2.0), st.one_of(st.none(), st.integers(0, 5))), min_size=1, max_size=12
+    ),
     st.one_of(st.none(), st.integers(1, 40)),
 )
 def test_known_and_unknown_gaps_never_exceed_the_tokens(chunks, num_output) -> None:
@@ -257,8 +259,18 @@ def test_usage_in_every_chunk_counts_along_and_usage_at_the_end_is_the_sum() -> 
         usage = {"prompt_tokens": 1, "completion_tokens": total}
         return sse({"choices": [{"delta": {"content": text}}], "usage": usage})
 
-    along = [(0.0, HEAD), (0.1, with_usage("a", 1)), (0.2, with_usage("bcd", 4)), (0.3, finish_event() + sse(b"[DONE]"))]
-    last = sse({"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1, "completion_tokens": 9}})
+    along = [
+        (0.0, HEAD),
+        (0.1, with_usage("a", 1)),
+        (0.2, with_usage("bcd", 4)),
+        (0.3, finish_event() + sse(b"[DONE]")),
+    ]
+    last = sse(
+        {
+            "choices": [{"delta": {}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 9},
+        }
+    )
     at_end = [(0.0, HEAD), (0.1, text_event("a")), (0.2, text_event("b")), (0.3, last + sse(b"[DONE]"))]
     wires = Wires(lambda i: (along, at_end)[i])
     phase = run_virtually(lambda: load(wires).open_loop("x", [planned(0, 0.0), planned(1, 1.0)]))

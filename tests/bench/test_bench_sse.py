@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from narrows.bench.sse import EventParser
 
-STREAM = b"\xef\xbb\xbfdata: one\n\n: ping\n\ndata: a\r\ndata:b\r\n\r\nevent: x\rdata: last \xc3\xa9\rid: 4\r\rretry: 5\n\n"
+STREAM = (
+    b"\xef\xbb\xbfdata: one\n\n: ping\n\ndata: a\r\ndata:b\r\n\r\n"
+    b"event: x\rdata: last \xc3\xa9\rid: 4\r\rretry: 5\n\n"
+)
 EVENTS = [b"one", b"a\nb", b"last \xc3\xa9"]
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=8))
 def test_events_do_not_depend_on_where_the_bytes_are_cut(cuts) -> None:
     parser, found, edges = EventParser(), [], sorted({0, *cuts, len(STREAM)})
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         found += parser.feed(STREAM[begin:end])
     assert found == EVENTS
     assert parser.num_odd_lines == 0

@@ -26,7 +26,9 @@ MOONCAKE = [
     {"timestamp": 3500, "input_length": 1200, "output_length": 7, "hash_ids": [0, 1, 9]},
 ]
 ROWS = st.lists(
-    st.builds(TraceRow, st.floats(0, 1e5), st.integers(1, 20_000), st.integers(1, 3000)), min_size=1, max_size=30
+    st.builds(TraceRow, st.floats(0, 1e5), st.integers(1, 20_000), st.integers(1, 3000)),
+    min_size=1,
+    max_size=30,
 )
 
 
@@ -51,7 +53,11 @@ def test_a_mooncake_trace(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "lines", "where"),
     [
-        ("a.csv", ["TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:17:03,1,2", "yesterday,1,2"], ":3: "),
+        (
+            "a.csv",
+            ["TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:17:03,1,2", "yesterday,1,2"],
+            ":3: ",
+        ),
         ("a.csv", ["TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:17:03,many,2"], ":2: "),
         ("a.csv", ["TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:17:03,5"], ":2: "),
         ("a.csv", ["TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:17:03,-5,1"], "negative"),
@@ -204,7 +210,11 @@ def test_a_request_does_not_depend_on_how_many_there_are() -> None:
 def test_prompts_come_in_order_over_and_over() -> None:
     rows = [(Prompt.of_text("a"), 3), (Prompt.of_text("b"), None)]
     workload = from_prompts(rows, output=Lengths(8, 8), seed=0, order=[1, 0])
-    assert [(workload(i).prompt.text, workload(i).max_tokens) for i in range(3)] == [("b", 8), ("a", 3), ("b", 8)]
+    assert [(workload(i).prompt.text, workload(i).max_tokens) for i in range(3)] == [
+        ("b", 8),
+        ("a", 3),
+        ("b", 8),
+    ]
 
 
 def test_a_trace_becomes_requests_at_its_times() -> None:

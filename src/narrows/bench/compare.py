@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from narrows.bench import document
-from narrows.bench.intervals import Estimate, Numbers, ratio_interval
+from narrows.bench.intervals import Estimate, is_thin, ratio_interval
 from narrows.bench.latency import Latency, latency_of
 from narrows.bench.metrics import groups_of, slice_rates
 from narrows.bench.record import Record
@@ -117,7 +117,7 @@ def _rows(title: str, records_a: Sequence[Record], records_b: Sequence[Record]) 
     for index, figure in enumerate(("requests/s", "output tokens/s")):
         rates_a, rates_b = (slice_rates(records)[index] for records in (ok_a, ok_b))
         groups = [[(rate,) for rate in rates] for rates in (rates_a, rates_b)]
-        ratio = ratio_interval(groups[0], groups[1], _mean)
+        ratio = ratio_interval(groups[0], groups[1], None)
         if ratio is not None:
             mean_a, mean_b = float(np.mean(rates_a)), float(np.mean(rates_b))
             verdict = _verdict(ratio, lower_is_better=False)
@@ -128,16 +128,13 @@ def _rows(title: str, records_a: Sequence[Record], records_b: Sequence[Record]) 
 def _percentile_row(
     title: str, name: str, percent: int, first: Sequence[Latency], second: Sequence[Latency]
 ) -> Row | None:
-    def statistic(numbers: Numbers) -> float:
-        return float(np.percentile(numbers, percent))
-
     groups = groups_of(first, name), groups_of(second, name)
-    ratio = ratio_interval(*groups, statistic)
+    ratio = ratio_interval(*groups, percent)
     if ratio is None:
         return None
-    is_thin = min(len(side) for side in groups) * (100 - percent) < 100
-    verdict: Verdict = "too few requests to say" if is_thin else _verdict(ratio, lower_is_better=True)
-    values = [statistic(np.concatenate([np.asarray(group) for group in side])) for side in groups]
+    is_too_few = is_thin(min(len(side) for side in groups), percent)
+    verdict: Verdict = "too few requests to say" if is_too_few else _verdict(ratio, lower_is_better=True)
+    values = [float(np.percentile(np.concatenate(side), percent)) for side in groups]
     return Row(title, f"{name.upper()} p{percent}", values[0], values[1], ratio, verdict)
 
 
@@ -166,7 +163,3 @@ def _failures(title: str, first: Sequence[Record], second: Sequence[Record]) -> 
         f"{title}: {shares[0]:.1%} of A's and {shares[1]:.1%} of B's requests failed; "
         "latencies are of the others"
     ]
-
-
-def _mean(numbers: Numbers) -> float:
-    return float(np.mean(numbers))

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
@@ -96,8 +97,11 @@ class Exchange(asyncio.Protocol):
         at_s = self._loop.time()
         if self.finished.done():
             return
-        self._http.receive_data(data)
-        self._read(at_s)
+        try:
+            self._http.receive_data(data)
+            self._read(at_s)
+        except h11.RemoteProtocolError as error:
+            self._fail("malformed", f"the answer breaks HTTP/1.1: {error}")
 
     def connection_lost(self, error: Exception | None) -> None:
         at_s = self._loop.time()
@@ -106,11 +110,14 @@ class Exchange(asyncio.Protocol):
         if error is not None:
             self._fail("closed", f"the connection broke: {error}")
             return
-        # An answer without a length or chunks ends with its connection: h11 knows which one this is.
-        self._http.receive_data(b"")
-        self._read(at_s)
+        # An answer without a length or chunks ends with its connection: h11 knows whether this is one.
+        is_begun = self._http.their_state is not h11.SEND_RESPONSE
+        with suppress(h11.RemoteProtocolError):
+            self._http.receive_data(b"")
+            self._read(at_s)
         if not self.finished.done():
-            self._fail("closed", "the server closed the connection before it answered")
+            where = "in the middle of its answer" if is_begun else "before it answered"
+            self._fail("closed", f"the server closed the connection {where}")
 
     def close(self) -> None:
         """Idempotent. A request under way is abandoned: the server sees the client go away."""
@@ -121,25 +128,18 @@ class Exchange(asyncio.Protocol):
         self.finished.cancel()
 
     def _read(self, at_s: float) -> None:
-        try:
-            while (event := self._http.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
-                if isinstance(event, h11.Response):
-                    content_type = dict(event.headers).get(b"content-type", b"").decode("latin-1")
-                    self._receiver.on_status(at_s, event.status_code, content_type)
-                elif isinstance(event, h11.Data):
-                    self._receiver.on_body(at_s, bytes(event.data))
-                if isinstance(event, h11.EndOfMessage) or self._receiver.is_complete:
-                    self.finished.set_result(at_s)
-                    return
-                if isinstance(event, h11.ConnectionClosed):
-                    self._fail("closed", "the server closed the connection before it answered")
-                    return
-        except h11.RemoteProtocolError as error:
-            is_cut = self._http.their_state is not h11.IDLE and "closed" in str(error)
-            if is_cut:
-                self._fail("closed", f"the server closed the connection in the middle of its answer: {error}")
-            else:
-                self._fail("malformed", f"the answer breaks HTTP/1.1: {error}")
+        """Raises h11.RemoteProtocolError."""
+        while (event := self._http.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+            if isinstance(event, h11.Response):
+                content_type = dict(event.headers).get(b"content-type", b"").decode("latin-1")
+                self._receiver.on_status(at_s, event.status_code, content_type)
+            elif isinstance(event, h11.Data):
+                self._receiver.on_body(at_s, bytes(event.data))
+            if isinstance(event, h11.EndOfMessage) or self._receiver.is_complete:
+                self.finished.set_result(at_s)
+                return
+            if isinstance(event, h11.ConnectionClosed):
+                return
 
     def _fail(self, kind: ErrorKind, message: str) -> None:
         self.finished.set_exception(ExchangeFailed(kind, message))

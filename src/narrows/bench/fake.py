@@ -56,10 +56,13 @@ class Stamps:
 
 @dataclass(slots=True)
 class ScriptedServer:
-    """`choose` gives the script of a request by its body and number. `refused_fields`: answered with 400."""
+    """`choose` gives the script of a request by its body and number. `refused_fields`: answered with 400, and
+    named.
+    """
 
     choose: Callable[[Mapping[str, Any], int], Script]
     refused_fields: tuple[str, ...] = ()
+    names_refused: bool = True
     metrics: Callable[[], str] | None = None
     api_key: str | None = None
     max_model_len: int | None = None
@@ -79,8 +82,10 @@ class ScriptedServer:
                 with suppress(ConnectionError, asyncio.IncompleteReadError):
                     await self._serve(reader, writer)
             finally:
-                tasks.discard(task)
                 writer.close()
+                with suppress(ConnectionError):
+                    await writer.wait_closed()
+                tasks.discard(task)
 
         server = await asyncio.start_server(handle, "127.0.0.1", 0, backlog=1024)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -115,7 +120,8 @@ class ScriptedServer:
             await self._plain(writer, 200, self.metrics().encode())
         elif path == "/stamps":
             found = [
-                {"request": one.request, "arrived_s": one.arrived_s, "sent_s": one.sent_s} for one in self.stamps
+                {"request": one.request, "arrived_s": one.arrived_s, "sent_s": one.sent_s}
+                for one in self.stamps
             ]
             await self._plain(writer, 200, {"stamps": found})
         else:
@@ -144,7 +150,9 @@ class ScriptedServer:
     ) -> None:
         refused = next((name for name in self.refused_fields if name in request), None)
         if refused is not None:
-            await self._plain(writer, 400, {"error": {"message": f"unknown field {refused}"}})
+            await self._plain(
+                writer, 400, {"error": {"message": f"unknown field {refused if self.names_refused else ''}"}}
+            )
             return
         script = self.choose(request, len(self.stamps))
         stamps = Stamps(request, arrived_s)

@@ -7,7 +7,7 @@ Romano 1992). Seeded: the same data gives the same interval. Knows no requests, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 NUM_RESAMPLES = 1000
 NUM_RESAMPLES_OF_MANY = 200  # above MANY numbers
 MANY = 20_000
+MAX_CELLS = 2_000_000  # of a table of draws held at once
 LEVEL = 0.95
 PERCENTILES = (50, 90, 95, 99)
 
@@ -57,28 +58,17 @@ def describe(groups: Sequence[Sequence[float]], *, seed: int = 0) -> Distributio
     """Of all numbers of all groups; a group (the ITLs of a request) is drawn whole. None where there are
     none.
     """
-    numbers = (
-        np.concatenate([np.asarray(group, dtype=np.float64) for group in groups]) if groups else np.empty(0)
-    )
-    if len(numbers) == 0:
+    numbers = _Grouped.of(groups)
+    if numbers is None:
         return None
-    owner = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    order = np.argsort(numbers, kind="stable")
-    ordered, owner = numbers[order], owner[order]
-    means, quantiles = [], []
-    for weights in _draws(len(groups), _num_resamples(len(numbers)), seed):
-        weight = weights[owner]
-        total = weight.sum()
-        if total > 0:
-            means.append(float((ordered * weight).sum() / total))
-            quantiles.append(_weighted(ordered, weight))
-    columns = np.asarray(quantiles)
+    means, quantiles = numbers.resampled(PERCENTILES, num_resamples=_num_resamples(numbers.count), seed=seed)
+    ordered = numbers.ordered
     return Distribution(
-        count=len(numbers),
-        mean=_estimate(float(numbers.mean()), np.asarray(means)),
+        count=numbers.count,
+        mean=_estimate(float(ordered.mean()), means),
         percentiles={
             percent: _estimate(
-                percentile(ordered, percent), columns[:, i], is_thin=len(groups) * (100 - percent) < 100
+                percentile(ordered, percent), quantiles[:, i], is_thin=is_thin(numbers.num_groups, percent)
             )
             for i, percent in enumerate(PERCENTILES)
         },
@@ -87,62 +77,101 @@ def describe(groups: Sequence[Sequence[float]], *, seed: int = 0) -> Distributio
     )
 
 
+def is_thin(num_groups: int, percent: float) -> bool:
+    """Whether so few requests have none to spare beyond the percentile."""
+    return num_groups * (100 - percent) < 100
+
+
 def ratio_interval(
     groups_a: Sequence[Sequence[float]],
     groups_b: Sequence[Sequence[float]],
-    statistic: Callable[[Numbers], float],
+    percent: int | None,
     *,
     seed: int = 0,
 ) -> Estimate | None:
-    """statistic(B) / statistic(A), both drawn anew each time; None where one of them is empty or zero."""
-    whole = [np.concatenate([np.asarray(g, dtype=np.float64) for g in groups] or [np.empty(0)])
-             for groups in (groups_a, groups_b)]  # fmt: skip
-    if not len(whole[0]) or not len(whole[1]) or statistic(whole[0]) == 0:
+    """A percentile of B over A's (`percent` None: of the means), both drawn anew each time. None where one of
+    them is empty or A's is zero.
+    """
+    sides = [_Grouped.of(groups) for groups in (groups_a, groups_b)]
+    if sides[0] is None or sides[1] is None:
         return None
-    num = _num_resamples(max(len(numbers) for numbers in whole))
-    draws = zip(_draws(len(groups_a), num, seed), _draws(len(groups_b), num, seed + 1), strict=True)
-    ratios = []
-    for draw_a, draw_b in draws:
-        first, second = _repeated(groups_a, draw_a), _repeated(groups_b, draw_b)
-        if len(first) and len(second) and (below := statistic(first)) > 0:
-            ratios.append(statistic(second) / below)
-    return _estimate(statistic(whole[1]) / statistic(whole[0]), np.asarray(ratios)) if ratios else None
+    num = min(_num_resamples(side.count) for side in sides if side is not None)
+    values, draws = [], []
+    for i, side in enumerate(side for side in sides if side is not None):
+        means, quantiles = side.resampled((percent or 50,), num_resamples=num, seed=seed + i)
+        draws.append(means if percent is None else quantiles[:, 0])
+        values.append(float(side.ordered.mean()) if percent is None else percentile(side.ordered, percent))
+    usable = draws[0] > 0
+    if values[0] <= 0 or not usable.any():
+        return None
+    return _estimate(values[1] / values[0], draws[1][usable] / draws[0][usable])
+
+
+@dataclass(frozen=True, slots=True)
+class _Grouped:
+    """Numbers in ascending order, each with the group it belongs to."""
+
+    ordered: Numbers
+    owner: npt.NDArray[np.int64]
+    num_groups: int
+
+    @staticmethod
+    def of(groups: Sequence[Sequence[float]]) -> _Grouped | None:
+        """Empty groups are left out. None where there is no number."""
+        filled = [np.asarray(group, dtype=np.float64) for group in groups if len(group) > 0]
+        if not filled:
+            return None
+        numbers = np.concatenate(filled)
+        order = np.argsort(numbers, kind="stable")
+        owner = np.repeat(np.arange(len(filled)), [len(group) for group in filled])
+        return _Grouped(numbers[order], owner[order], len(filled))
+
+    @property
+    def count(self) -> int:
+        return len(self.ordered)
+
+    def resampled(self, percents: Sequence[int], *, num_resamples: int, seed: int) -> tuple[Numbers, Numbers]:
+        """Means [draws] and percentiles [draws, percents] of the numbers of groups drawn anew."""
+        draws = _draws(self.num_groups, num_resamples, seed)
+        rows = max(1, MAX_CELLS // self.count)
+        means, quantiles = [], []
+        for begin in range(0, num_resamples, rows):
+            weights = draws[begin : begin + rows][:, self.owner]
+            means.append((weights @ self.ordered) / weights.sum(axis=1))
+            quantiles.append(_weighted(self.ordered, np.cumsum(weights, axis=1), percents))
+        return np.concatenate(means), np.concatenate(quantiles)
 
 
 def rate_interval(counts: Sequence[float], seconds_each: float, *, seed: int = 0) -> Estimate:
     """The rate of something counted in equal slices of time."""
     numbers = np.asarray(counts, dtype=np.float64)
-    draws = [
-        float((numbers * weights).sum() / (weights.sum() * seconds_each))
-        for weights in _draws(len(numbers), NUM_RESAMPLES, seed)
-    ]
-    return _estimate(float(numbers.mean() / seconds_each), np.asarray(draws))
+    draws = _draws(len(numbers), NUM_RESAMPLES, seed) @ numbers / (len(numbers) * seconds_each)
+    return _estimate(float(numbers.mean() / seconds_each), draws)
 
 
-def _draws(count: int, num_resamples: int, seed: int) -> list[npt.NDArray[np.int64]]:
-    """How often each of `count` groups is drawn, `num_resamples` times over."""
+def _draws(count: int, num_resamples: int, seed: int) -> npt.NDArray[np.int64]:
+    """How often each of `count` groups is drawn: [num_resamples, count]."""
     random = np.random.default_rng(seed)
     block = max(1, int(count ** (1 / 3) + 1e-9))  # of few requests, one by one
-    num_blocks = -(-count // block)
-    starts = random.integers(0, count, (num_resamples, num_blocks))
-    picks = (starts[:, :, None] + np.arange(block)) % count
-    return [np.bincount(row.ravel()[:count], minlength=count) for row in picks]
+    starts = random.integers(0, count, (num_resamples, -(-count // block)))
+    picks = ((starts[:, :, None] + np.arange(block)) % count).reshape(num_resamples, -1)[:, :count]
+    rows = np.arange(num_resamples)[:, None] * count
+    flat = np.bincount((picks + rows).ravel(), minlength=num_resamples * count)
+    return flat.reshape(num_resamples, count)
 
 
-def _repeated(groups: Sequence[Sequence[float]], draw: npt.NDArray[np.int64]) -> Numbers:
-    parts = [np.tile(np.asarray(groups[i], dtype=np.float64), draw[i]) for i in np.flatnonzero(draw).tolist()]
-    return np.concatenate(parts) if parts else np.empty(0)
-
-
-def _weighted(ordered: Numbers, weight: npt.NDArray[np.int64]) -> list[float]:
-    """Percentiles of `ordered` with every number repeated `weight` times, without repeating it."""
-    ends = np.cumsum(weight)
-    ranks = (ends[-1] - 1) * np.asarray(PERCENTILES) / 100
-    low = ranks.astype(np.int64)
-    high = np.minimum(low + 1, ends[-1] - 1)
-    below = ordered[np.searchsorted(ends, low, side="right")]
-    above = ordered[np.searchsorted(ends, high, side="right")]
-    return [float(value) for value in below + (above - below) * (ranks - low)]
+def _weighted(ordered: Numbers, ends: npt.NDArray[np.int64], percents: Sequence[int]) -> Numbers:
+    """Percentiles [rows, percents] of `ordered` with number i repeated until there are ends[row, i], without
+    repeating anything.
+    """
+    columns = []
+    for percent in percents:
+        rank = (ends[:, -1] - 1) * percent / 100
+        low = rank.astype(np.int64)
+        high = np.minimum(low + 1, ends[:, -1] - 1)
+        below, above = (ordered[(ends <= place[:, None]).sum(axis=1)] for place in (low, high))
+        columns.append(below + (above - below) * (rank - low))
+    return np.stack(columns, axis=1)
 
 
 def _estimate(value: float, draws: Numbers, *, is_thin: bool = False) -> Estimate:

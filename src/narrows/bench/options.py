@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +65,7 @@ class Options:
     model: str | None
     route: Route | None
     api_key: str | None
-    serve_words: str
+    serve_words: tuple[str, ...]
     fields: Mapping[str, Any]
     timeout_s: float
     load: LoadOptions
@@ -157,6 +159,8 @@ def read_options(arguments: argparse.Namespace) -> Options:
     """Raises InvalidConfig."""
     target = arguments.target
     is_url = target.startswith(("http://", "https://"))
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", target):
+        raise InvalidConfig(f"{target} looks like a server's address; write http://{target}")
     if is_url and arguments.serve:
         raise InvalidConfig("--serve is for a server of ours; the URL names one that runs already")
     if not is_url and arguments.api_key:
@@ -169,7 +173,7 @@ def read_options(arguments: argparse.Namespace) -> Options:
         model=arguments.model,
         route=arguments.route,
         api_key=(arguments.api_key or os.environ.get(API_KEY_VARIABLE)) if is_url else None,
-        serve_words=arguments.serve,
+        serve_words=_words(arguments.serve),
         fields=_fields(arguments),
         timeout_s=arguments.timeout,
         load=_load(arguments),
@@ -179,6 +183,13 @@ def read_options(arguments: argparse.Namespace) -> Options:
         html=_writable(arguments.html, "--html"),
         as_json=arguments.json,
     )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise InvalidConfig(f"--serve {text!r}: {error}") from None
 
 
 def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -206,6 +217,8 @@ def _load(arguments: argparse.Namespace) -> LoadOptions:
     rates = tuple(sweep_rates(arguments.sweep)) if arguments.sweep else ()
     if arguments.rate is not None:
         rates = (arguments.rate,)
+    if not all(0 < rate < float("inf") for rate in rates):
+        raise InvalidConfig(f"a rate of {rates[0]:g} requests/s sends nothing; give a positive one")
     is_open = bool(rates) or arguments.trace is not None
     for option, value in (("--arrivals", arguments.arrivals), ("--burst-size", arguments.burst_size)):
         if value is not None and (not rates or arguments.trace):

@@ -7,17 +7,29 @@ one way in which the bench touches what lies outside the layers; of the server i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+
+from narrows.errors import NarrowsError
+
+
+class OwnServerFailed(NarrowsError):
+    """The server has said why on stderr; `exit_code` is its own."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"the server did not start (exit code {exit_code}); see its message above")
+        self.exit_code = exit_code
 
 
 @contextmanager
 def own_server(words: Sequence[str]) -> Iterator[str]:
-    """The URL of a ready server. Raises ServerFailed where it did not start (its message stands on
-    stderr).
-    """
-    from narrows.demo.server_process import ServerProcess
+    """The URL of a ready server. Raises OwnServerFailed where it did not start."""
+    from narrows.demo.server_process import ServerFailed, ServerProcess
     from narrows.demo.sse_client import wait_until_ready
 
-    with ServerProcess(words) as server:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(ServerProcess(words))
+        except ServerFailed as error:
+            raise OwnServerFailed(error.exit_code) from None
         wait_until_ready(server.url)
         yield server.url

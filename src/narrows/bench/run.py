@@ -15,7 +15,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +27,7 @@ from narrows.bench.document import Measured, Result
 from narrows.bench.load import Load, OnRecord, Phase
 from narrows.bench.metrics import summarize
 from narrows.bench.options import Options, configure, read_options
-from narrows.bench.own_server import own_server
+from narrows.bench.own_server import OwnServerFailed, own_server
 from narrows.bench.planning import Files, PhasePlan, Plan, make_plan, read_files
 from narrows.bench.record import Record
 from narrows.bench.saturation import judge
@@ -48,15 +48,19 @@ def run(arguments: argparse.Namespace) -> int:
     options = read_options(arguments)
     files = read_files(options.workload, options.load)
     _raise_descriptor_limit()
-    words = shlex.split(options.serve_words)
-    server = (
-        nullcontext(options.target)
-        if options.is_url
-        else own_server([options.target, *words][not options.target :])
-    )
-    with server as url, asyncio.Runner(loop_factory=new_loop) as runner:
-        result = runner.run(Bench(options, files, url).run())
+    try:
+        with _server_url(options) as url, asyncio.Runner(loop_factory=new_loop) as runner:
+            result = runner.run(Bench(options, files, url).run())
+    except OwnServerFailed as error:  # it has said why
+        return error.exit_code
     return _tell(result, options)
+
+
+def _server_url(options: Options) -> AbstractContextManager[str]:
+    if options.is_url:
+        return nullcontext(options.target)
+    model = [options.target] if options.target else []
+    return own_server([*model, *options.serve_words])
 
 
 def _tell(result: Result, options: Options) -> int:
@@ -185,7 +189,7 @@ class Bench:
                 "model": target.model,
                 "route": target.route,
                 "fields": dict(target.fields),
-                "serve": options.serve_words if not options.is_url else None,
+                "serve": shlex.join(options.serve_words) if not options.is_url else None,
                 "max_context": server.max_context,
                 "timeout_s": target.timeout_s,
             },

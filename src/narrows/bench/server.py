@@ -113,7 +113,9 @@ async def _first_answer(target: Target) -> tuple[Target, tuple[str, ...]]:
         if record.error in (None, "no_tokens"):
             return target, tuple(dropped)
         if record.error == "http" and record.status in REFUSED_FIELD and candidates:
-            name = candidates.pop(0)
+            # The message usually names the field it is about.
+            name = next((name for name in candidates if name in record.detail), candidates[0])
+            candidates.remove(name)
             dropped.append(name)
             target = replace(target, fields={key: v for key, v in target.fields.items() if key != name})
             continue

@@ -63,9 +63,10 @@ class ServerProcess:
         except BaseException:
             self._process.kill()
             self._process.wait()
+            self._process.stdout.close()
             raise
         # The pipe must not fill up, or the server would block in a print.
-        threading.Thread(target=self._process.stdout.read, daemon=True).start()
+        threading.Thread(target=_read_to_end, args=(self._process.stdout,), daemon=True).start()
         return self
 
     def __exit__(
@@ -88,3 +89,8 @@ class ServerProcess:
                 self.url = line.removeprefix(URL_PREFIX).strip()
                 return
         raise ServerFailed(self._process.wait())
+
+
+def _read_to_end(output: IO[str]) -> None:
+    with output:
+        output.read()
