@@ -149,9 +149,7 @@ def main() -> None:
                 for name, found in one.items():
                     pairs.setdefault(name, []).extend(found)
             print(f"\n{rate:g} requests/s, {arguments.rounds} rounds of {arguments.requests}; errors in ms")
-            print(
-                f"{'':<6}{'n':>7}{'median':>9}{'p99':>9}{'max':>9}{'of p50':>9}{'of p99':>9}{'within':>9}"
-            )
+            print(f"{'':<6}{'n':>7}{'median':>9}{'p99':>9}{'max':>9}{'of p50':>9}{'of p99':>9}{'within':>9}")
             for name, found in pairs.items():
                 row = figures(found)
                 results.append({"rate": rate, "figure": name, **row})

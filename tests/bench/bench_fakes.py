@@ -1,4 +1,6 @@
-"""A virtual clock and a scripted connection: the client's arithmetic without a socket and without waiting."""
+"""A virtual clock and a scripted connection: the client's arithmetic without a socket and without waiting.
+Records made by hand, and results of them.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,15 @@ import selectors
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from narrows.bench.document import Measured, Result
 from narrows.bench.exchange import Endpoint, Exchange, ExchangeFailed, Receiver
+from narrows.bench.load import Phase
+from narrows.bench.metrics import summarize
 from narrows.bench.record import Piece, Record
+from narrows.bench.saturation import judge
+from narrows.bench.server_figures import compare as cross_check
 
-Result = TypeVar("Result")
+Outcome = TypeVar("Outcome")
 ENDPOINT = Endpoint("127.0.0.1", 1)
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
 
@@ -39,7 +46,7 @@ class _Jump(selectors.SelectSelector):
         return super().select(0)
 
 
-def run_virtually(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+def run_virtually(work: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(work())
 
@@ -136,3 +143,55 @@ def record(
         "status": 200,
     }
     return Record(index, intended_s, pieces=tuple(Piece(t) for t in at_s), **{**defaults, **fields})
+
+
+ABOUT = {
+    "narrows": "0.0",
+    "began": "2026-01-02T03:04:05+00:00",
+    "target": {"url": "http://h:1", "model": "m<odel>", "route": "chat", "fields": {}, "serve": None},
+    "workload": {"description": "40 prompts & more", "tokens_per_word": 1.25},
+    "load": {"description": "open loop", "rates": [10.0], "concurrency": None, "seed": 0, "warmup": 0},
+}
+
+
+def records(factor: float = 1.0) -> list[Record]:
+    """40 requests at 10 per second, TTFT 100 to 139 ms, 11 tokens 20 ms apart; times `factor` as long."""
+    found = []
+    for index in range(40):
+        sent_s = index / 10
+        first_s = sent_s + (0.100 + index / 1000) * factor
+        found.append(
+            record(
+                index,
+                intended_s=sent_s,
+                at_s=[first_s + i * 0.02 * factor for i in range(11)],
+                asked_output=11,
+                server_ms={"ttft": (100 + index) * factor - 1, "tpot": 20.0 * factor},
+            )
+        )
+    return found
+
+
+def spoilt() -> list[Record]:
+    """The same with a failure of each sort, an interrupted one, an answer without usage, and chunks of two
+    tokens.
+    """
+    found = records()
+    found[3] = record(
+        3, intended_s=0.3, at_s=(), error="http", status=429, detail="queue full", num_output=None
+    )
+    found[4] = record(4, intended_s=0.4, at_s=(), error="timeout_first", detail="no end", num_output=None)
+    found[5] = record(5, intended_s=0.5, at_s=(0.6, 0.7), error="interrupted", num_output=None)
+    found[6] = record(6, intended_s=0.6, at_s=(0.7, 0.8), num_output=None, asked_output=11, has_done=False)
+    found[7] = record(7, intended_s=0.7, at_s=(0.8, 0.9), num_output=4, asked_output=11)
+    return found
+
+
+def measured(some: list[Record], **limits: float) -> Measured:
+    phase = Phase("10 requests/s", tuple(some), 4.0, 10.0, None, 40, (0.0001,) * 20)
+    checks = cross_check(some, {}, {"narrows_generation_tokens_total": 440.0})
+    return Measured(phase, summarize(phase, limits), judge(phase), checks)
+
+
+def result(some: list[Record], **limits: float) -> Result:
+    return Result(ABOUT, [measured(some, **limits)], ["a note"])

@@ -9,83 +9,29 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_fakes import record
+from bench_fakes import measured, record, records, result, spoilt
 
-from narrows.bench import compare, document, report
-from narrows.bench.document import Measured, Result
+from narrows.bench import document, report
 from narrows.bench.html import page
 from narrows.bench.load import Phase
 from narrows.bench.metrics import summarize
-from narrows.bench.record import Record, to_json
-from narrows.bench.saturation import judge
+from narrows.bench.record import to_json
 from narrows.bench.server_figures import compare as cross_check
 from narrows.bench.server_figures import parse_samples
 from narrows.bench.slo import meets, parse_slo
 from narrows.errors import InvalidConfig
 
 GOLDEN = Path(__file__).parent / "golden"
-ABOUT = {
-    "narrows": "0.0",
-    "began": "2026-01-02T03:04:05+00:00",
-    "target": {"url": "http://h:1", "model": "m<odel>", "route": "chat", "fields": {}, "serve": None},
-    "workload": {"description": "40 prompts & more", "tokens_per_word": 1.25},
-    "load": {"description": "open loop", "rates": [10.0], "concurrency": None, "seed": 0, "warmup": 0},
-}
 METRICS = """# HELP narrows_generation_tokens_total Tokens drawn.
 narrows_generation_tokens_total{model_name="m"} %d
 narrows_time_to_first_token_seconds_sum{model_name="m"} %g
 narrows_time_to_first_token_seconds_count{model_name="m"} %d
 narrows_time_to_first_token_seconds_bucket{le="+Inf"} 7
 """
-
-
-def records(factor: float = 1.0) -> list[Record]:
-    """40 requests at 10 per second, TTFT 100 to 139 ms, 11 tokens 20 ms apart; times `factor` as long."""
-    found = []
-    for index in range(40):
-        sent_s = index / 10
-        first_s = sent_s + (0.100 + index / 1000) * factor
-        found.append(
-            record(
-                index,
-                intended_s=sent_s,
-                at_s=[first_s + i * 0.02 * factor for i in range(11)],
-                asked_output=11,
-                server_ms={"ttft": (100 + index) * factor - 1, "tpot": 20.0 * factor},
-            )
-        )
-    return found
-
-
-def spoilt() -> list[Record]:
-    """The same with a failure of each sort, an interrupted one, an answer without usage, and chunks of two
-    tokens.
-    """
-    found = records()
-    found[3] = record(
-        3, intended_s=0.3, at_s=(), error="http", status=429, detail="queue full", num_output=None
-    )
-    found[4] = record(4, intended_s=0.4, at_s=(), error="timeout_first", detail="no end", num_output=None)
-    found[5] = record(5, intended_s=0.5, at_s=(0.6, 0.7), error="interrupted", num_output=None)
-    found[6] = record(6, intended_s=0.6, at_s=(0.7, 0.8), num_output=None, asked_output=11, has_done=False)
-    found[7] = record(7, intended_s=0.7, at_s=(0.8, 0.9), num_output=4, asked_output=11)
-    return found
-
-
-def measured(some: list[Record], **limits: float) -> Measured:
-    phase = Phase("10 requests/s", tuple(some), 4.0, 10.0, None, 40, (0.0001,) * 20)
-    checks = cross_check(some, {}, {"narrows_generation_tokens_total": 440.0})
-    return Measured(phase, summarize(phase, limits), judge(phase), checks)
-
-
-def result(some: list[Record], **limits: float) -> Result:
-    return Result(ABOUT, [measured(some, **limits)], ["a note"])
 
 
 def golden(name: str, text: str) -> str:
@@ -195,41 +141,6 @@ def test_a_document_is_read_back_with_its_records(tmp_path: Path) -> None:
         document.phase_records({"records": [{"bogus": 1}]}, "a")
 
 
-def compared(first: list[Record], second: list[Record]) -> dict[str, compare.Row]:
-    rows, _ = compare.compare(
-        document.to_json(result(first)), document.to_json(result(second)), names=(Path("a"), Path("b"))
-    )
-    return {row.figure: row for row in rows}
-
-
-def test_a_run_compared_with_itself_shows_no_difference() -> None:
-    rows = compared(records(), records())
-    assert {row.verdict for row in rows.values()} <= {"no difference shown", "too few requests to say"}
-    assert all(row.ratio.value == pytest.approx(1.0) for row in rows.values())
-
-
-def test_a_slower_run_is_worse_and_a_faster_one_better() -> None:
-    slower, faster = compared(records(), records(1.5)), compared(records(1.5), records())
-    for figure in ("TTFT p50", "TPOT p50", "ITL p50", "E2E p50"):
-        assert slower[figure].verdict == "worse"
-        assert faster[figure].verdict == "better"
-        assert slower[figure].ratio.value == pytest.approx(1.5)
-    assert slower["TTFT p99"].verdict == "too few requests to say"
-
-
-def test_what_differs_in_the_settings_is_said() -> None:
-    first = document.to_json(result(records()))
-    second = json.loads(json.dumps(document.to_json(result(spoilt()))))
-    second["target"]["serve"] = "--threads 1"
-    rows, notes = compare.compare(first, second, names=(Path("a"), Path("b")))
-    assert "target serve: A None, B --threads 1" in notes
-    assert any("0.0% of A's and 7.5% of B's requests failed" in note for note in notes)
-    assert "A = a" in compare.table(rows, notes, names=(Path("a"), Path("b")))
-    second["phases"] = []
-    with pytest.raises(InvalidConfig, match="1 phases and b has 0"):
-        compare.compare(first, second, names=(Path("a"), Path("b")))
-
-
 def test_the_servers_figures_are_laid_beside_the_clients() -> None:
     before = parse_samples(METRICS % (100, 5.0, 50))
     assert "narrows_time_to_first_token_seconds_bucket" not in before
@@ -265,55 +176,3 @@ def test_objectives() -> None:
     assert limits == {"ttft": 0.5, "tpot": 0.05, "e2e": 1.5}
     assert meets({"ttft": 0.5, "tpot": None, "e2e": 1.0}, limits)
     assert not meets({"ttft": 0.51, "tpot": None, "e2e": 1.0}, limits)
-
-
-class Page(HTMLParser):
-    """Checks nesting and collects what a browser would fetch or run."""
-
-    VOID = frozenset({"meta", "line", "circle", "path"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str]] = []
-
-    def handle_starttag(self, tag, attrs) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs) -> None:
-        self.tags.append(tag)
-        self.attributes += [(name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_page_is_whole_self_contained_and_holds_the_figures() -> None:
-    document_of_two = document.to_json(
-        Result(ABOUT, [measured(spoilt(), ttft=0.12), measured(records(2.0), ttft=0.12)], ["a <note>"])
-    )
-    text = page(document_of_two)
-    parser = Page()
-    parser.feed(text)
-    assert parser.open == []
-    assert "script" not in parser.tags
-    assert not {"src", "href", "xlink:href", "srcset", "onclick"} & {name for name, _ in parser.attributes}
-    assert "http" not in re.sub(r"http://h:1|http 429", "", text)
-    assert "url(" not in text
-    assert "@import" not in text
-    assert parser.tags.count("svg") == 4 + 2 * 4
-    for shown in (
-        "119.5",
-        "m&lt;odel&gt;",
-        "40 prompts &amp; more",
-        "a &lt;note&gt;",
-        "http 429",
-        "queue full",
-    ):
-        assert shown in text
-    assert "prefers-color-scheme:dark" in text
-    assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", text.lower())

@@ -21,12 +21,13 @@ from typing import Any
 
 from narrows import __version__
 from narrows.bench import document, report
+from narrows.bench.arguments import configure
 from narrows.bench.client import Client, Target
 from narrows.bench.clock import new_loop
 from narrows.bench.document import Measured, Result
 from narrows.bench.load import Load, OnRecord, Phase
 from narrows.bench.metrics import summarize
-from narrows.bench.options import Options, configure, read_options
+from narrows.bench.options import Options, read_options
 from narrows.bench.own_server import OwnServerFailed, own_server
 from narrows.bench.planning import Files, PhasePlan, Plan, make_plan, read_files
 from narrows.bench.record import Record
