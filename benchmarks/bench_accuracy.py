@@ -131,7 +131,7 @@ def figures(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rates", type=float, nargs="+", default=[2, 10, 40], help="requests per second")
+    parser.add_argument("--rates", type=float, nargs="+", default=[5, 20, 60], help="requests per second")
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+from narrows.bench.stopping import ending_like_ctrl_c
 from narrows.errors import NarrowsError
 
 
@@ -27,8 +28,10 @@ def own_server(words: Sequence[str]) -> Iterator[str]:
     from narrows.demo.sse_client import wait_until_ready
 
     with ExitStack() as stack:
+        stack.enter_context(ending_like_ctrl_c())
         try:
-            server = stack.enter_context(ServerProcess(words))
+            # Ctrl-C ends the load; the server must still answer, and end when the bench says so.
+            server = stack.enter_context(ServerProcess(words, has_own_group=True))
         except ServerFailed as error:
             raise OwnServerFailed(error.exit_code) from None
         wait_until_ready(server.url)

@@ -160,8 +160,11 @@ def _trace_plan(options: Options, files: Files, server: Server) -> Plan:
     if context is None:
         notes.append("the server does not tell its context: lengths are the trace's own; --context fits them")
     else:
-        before = len(rows)
+        whole, before = rows, len(rows)
         rows, factor = fit_lengths(rows, max(2, int(context * (1 - CONTEXT_MARGIN))), work.trace_fit)
+        if work.trace_fit == "clip":
+            cut = sum(old != new for old, new in zip(whole, rows, strict=True))
+            notes.append(f"{cut} of {len(rows)} requests of the trace are cut to the context")
         if len(rows) < before:
             notes.append(
                 f"{before - len(rows)} requests of the trace are longer than the context and left out"

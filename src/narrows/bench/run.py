@@ -12,7 +12,6 @@ import gc
 import json
 import resource
 import shlex
-import signal
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -34,6 +33,7 @@ from narrows.bench.record import Record
 from narrows.bench.saturation import judge
 from narrows.bench.server import Server, discover_model, parse_url, probe
 from narrows.bench.server_figures import compare, scrape
+from narrows.bench.stopping import stopping
 from narrows.errors import InvalidConfig
 
 __all__ = ["configure", "run"]
@@ -50,11 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
     files = read_files(options.workload, options.load)
     _raise_descriptor_limit()
     try:
-        with _server_url(options) as url, asyncio.Runner(loop_factory=new_loop) as runner:
-            result = runner.run(Bench(options, files, url).run())
+        with _server_url(options) as url:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
+                result = runner.run(Bench(options, files, url).run())
+            # Before the server ends: whatever goes wrong there must not cost the measurement.
+            return _tell(result, options)
     except OwnServerFailed as error:  # it has said why
         return error.exit_code
-    return _tell(result, options)
 
 
 def _server_url(options: Options) -> AbstractContextManager[str]:
@@ -95,8 +97,13 @@ class Bench:
         began = datetime.now(UTC)
         server = await self._server()
         plan = make_plan(self._options, self._files, server)
-        self._watch_signals()
-        await self._warm_up(plan, server.target)
+        with stopping(self._stop):
+            await self._warm_up(plan, server.target)
+            measured = await self._measure_all(plan, server.target)
+        notes = [*plan.notes, *_dropped_notes(server)]
+        return Result(self._about(server, plan, began), measured, notes, self._stop.is_set())
+
+    async def _measure_all(self, plan: Plan, target: Target) -> list[Measured]:
         # What exists now stays: the collector need not walk it while tokens arrive.
         gc.collect()
         gc.freeze()
@@ -104,10 +111,9 @@ class Bench:
         for phase_plan in plan.phases:
             if self._stop.is_set():
                 break
-            measured.append(await self._measure(phase_plan, server.target))
+            measured.append(await self._measure(phase_plan, target))
         gc.unfreeze()
-        notes = [*plan.notes, *_dropped_notes(server)]
-        return Result(self._about(server, plan, began), measured, notes, self._stop.is_set())
+        return measured
 
     async def _server(self) -> Server:
         options = self._options
@@ -125,17 +131,6 @@ class Bench:
         )
         wants_lengths = options.workload.prompts is None
         return await probe(target, max_context=max_context, wants_lengths=wants_lengths)
-
-    def _watch_signals(self) -> None:
-        """The first Ctrl-C ends the load, the second the bench."""
-        loop = asyncio.get_running_loop()
-
-        def stop() -> None:
-            self._stop.set()
-            loop.remove_signal_handler(signal.SIGINT)
-
-        with suppress(NotImplementedError, ValueError, RuntimeError):  # not the main thread: a test's
-            loop.add_signal_handler(signal.SIGINT, stop)
 
     async def _warm_up(self, plan: Plan, target: Target) -> None:
         load = self._load(target, lambda record: None)
