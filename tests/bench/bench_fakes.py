@@ -64,7 +64,10 @@ class Wire(asyncio.WriteTransport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += bytes(data)
         loop = asyncio.get_running_loop()
+        at_once: dict[float, bytes] = {}
         for delay_s, answer in self._script:
+            at_once[delay_s] = at_once.get(delay_s, b"") + answer  # timers of one time have no order
+        for delay_s, answer in at_once.items():
             if answer:
                 loop.call_later(delay_s, self._exchange.data_received, answer)
             else:

@@ -178,6 +178,24 @@ def test_usage_in_every_chunk_counts_along_and_usage_at_the_end_is_the_sum() -> 
     assert phase.records[1].num_output == 9
 
 
+def test_llama_cpps_stamps_of_each_token_are_used() -> None:
+    def stamped(text: str, count: int, ms: float) -> bytes:
+        return sse(
+            {"choices": [{"delta": {"content": text}}], "timings": {"predicted_n": count, "predicted_ms": ms}}
+        )
+
+    # Both chunks reach the client at once; the server knows that a second lay between them.
+    events = [
+        (0.0, HEAD),
+        (1.5, stamped("a", 1, 20.0) + stamped("b", 2, 1020.0)),
+        (1.5, finish_event() + sse(b"[DONE]")),
+    ]
+    phase = run_virtually(lambda: load(Wires(lambda i: events)).open_loop("x", [planned(0, 0.0)]))
+    found = latency_of(phase.records[0])
+    assert found is not None
+    assert (found.itl_s, found.gap_s) == ((close(1.0),), (0.0,))
+
+
 def test_the_request_says_what_was_asked() -> None:
     wires = Wires(lambda i: answer((0.1,)))
     run_virtually(lambda: load(wires).open_loop("x", [planned(0, 0.0)]))

@@ -97,6 +97,8 @@ class Answer:
         if usage:
             self.usage = usage
             counted = int(usage["completion_tokens"])
+        elif (body.get("timings") or {}).get("predicted_n") is not None:
+            counted = int(body["timings"]["predicted_n"])  # llama.cpp with timings_per_token: so far
         self._server_figures(body)
         for choice in choices:
             text, is_reasoning = _text_of(choice)

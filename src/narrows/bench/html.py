@@ -119,6 +119,13 @@ def _latency_table(summary: Json) -> str:
         if unknown
         else ""
     )
+    is_thin = any(
+        one["is_thin"] for found in summary["latency_s"].values() for one in found["percentiles"].values()
+    )
+    if rows:
+        note = "<p>Small: the 95 % interval.</p>" + note
+    if is_thin:
+        note = "<p>* too few requests to say: the percentile lies among the slowest single ones.</p>" + note
     head = "".join(f"<th>{h}</th>" for h in ("ms", "count", "mean", "p50", "p90", "p95", "p99"))
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>{note}'
 
