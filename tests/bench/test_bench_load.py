@@ -196,6 +196,51 @@ def test_llama_cpps_stamps_of_each_token_are_used() -> None:
     assert (found.itl_s, found.gap_s) == ((close(1.0),), (0.0,))
 
 
+def test_a_bench_that_is_ended_from_outside_sends_nothing_more() -> None:
+    """A second Ctrl-C cancels every task: users must not take that for the end of their answer and go on."""
+    wires = Wires(lambda i: answer((1.0, 50.0)))
+
+    async def work() -> int:
+        running = asyncio.create_task(load(wires).closed_loop("x", (planned(i) for i in range(99)), 3))
+        await asyncio.sleep(10)
+        users = asyncio.all_tasks() - {running, asyncio.current_task()}
+        running.cancel()
+        for user in users:
+            user.cancel()
+        await asyncio.gather(running, *users, return_exceptions=True)
+        return len(wires.opened)
+
+    assert run_virtually(work) == 3
+
+
+@pytest.mark.parametrize(
+    ("usage", "num_prompt", "num_output"),
+    [
+        ({"completion_tokens": "2"}, None, None),
+        ({}, None, None),
+        ({"prompt_tokens": 4, "completion_tokens": 1}, 4, 1),
+    ],
+)
+def test_usage_that_is_no_number_is_no_usage(usage, num_prompt, num_output) -> None:
+    events = [
+        (0.0, HEAD),
+        (0.1, text_event("x")),
+        (0.2, finish_event() + sse({"choices": [], "usage": usage}) + sse(b"[DONE]")),
+    ]
+    phase = run_virtually(lambda: load(Wires(lambda i: events)).open_loop("x", [planned(0, 0.0)]))
+    one = phase.records[0]
+    assert (one.error, one.num_prompt, one.num_output) == (None, num_prompt, num_output)
+
+
+@pytest.mark.parametrize(
+    "event", [b"[" * 200_000, b"data", b"\xff", b'{"choices": 3}', b'{"usage": [1]}', b"null"]
+)
+def test_events_of_any_shape_end_in_a_record(event) -> None:
+    events = [(0.0, HEAD), (0.1, sse(event)), (0.2, sse(b"[DONE]"))]
+    phase = run_virtually(lambda: load(Wires(lambda i: events)).open_loop("x", [planned(0, 0.0)]))
+    assert phase.records[0].error == "malformed"
+
+
 def test_the_request_says_what_was_asked() -> None:
     wires = Wires(lambda i: answer((0.1,)))
     run_virtually(lambda: load(wires).open_loop("x", [planned(0, 0.0)]))

@@ -62,6 +62,9 @@ def test_words_are_measured_in_the_servers_tokens() -> None:
         async with ScriptedServer(script, max_model_len=512).running() as server:
             model, context = await discover_model(parse_url(server.url, None))
             assert (model, context) == (MODEL, 512)
+            named = await discover_model(parse_url(server.url, None), wanted=MODEL)
+            other = await discover_model(parse_url(server.url, None), wanted="other")
+            assert (named, other) == ((MODEL, 512), ("other", None))
             return await probe(target_of(server.url), max_context=context, wants_lengths=True)
 
     words = run(work).words

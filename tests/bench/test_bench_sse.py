@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narrows.bench.sse import EventParser
+from narrows.bench.sse import MAX_EVENT_BYTES, EventParser
 
 STREAM = (
     b"\xef\xbb\xbfdata: one\n\n: ping\n\ndata: a\r\ndata:b\r\n\r\n"
@@ -25,6 +25,14 @@ def test_events_do_not_depend_on_where_the_bytes_are_cut(cuts) -> None:
     assert found == EVENTS
     assert parser.num_odd_lines == 0
     assert not parser.is_cut
+
+
+def test_an_event_without_end_is_given_up() -> None:
+    parser = EventParser()
+    for _ in range(MAX_EVENT_BYTES // 100_000 + 1):
+        assert parser.feed(b"data: " + b"x" * 100_000) == []
+    assert parser.is_overlong
+    assert parser.feed(b"\n\ndata: y\n\n") == []
 
 
 def test_one_byte_at_a_time() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from narrows.bench.record import ErrorKind, Piece
-from narrows.bench.sse import EventParser
+from narrows.bench.sse import MAX_EVENT_BYTES, EventParser
 
 DONE = b"[DONE]"
 MAX_DETAIL_CHARS = 300
@@ -27,7 +27,8 @@ class Answer:
         self.answer_s: float | None = None
         self.finish_s: float | None = None
         self.finish_reason: str | None = None
-        self.usage: Json = {}
+        self.num_prompt: int | None = None
+        self.num_output: int | None = None
         self.server_ms: dict[str, float] | None = None
         self.has_done = False
         self.error: ErrorKind | None = None
@@ -40,7 +41,7 @@ class Answer:
 
     @property
     def is_complete(self) -> bool:
-        return self.has_done
+        return self.has_done or self._parser.is_overlong
 
     def on_status(self, at_s: float, status: int, content_type: str) -> None:
         self.status = status
@@ -60,6 +61,8 @@ class Answer:
             self.fail("http", _message(self._body))
         elif not self._is_stream:
             self.fail("not_a_stream", _message(self._body))
+        elif self._parser.is_overlong:
+            self.fail("malformed", f"an event of over {MAX_EVENT_BYTES} bytes")
         elif self._parser.num_odd_lines or (self._parser.is_cut and not self.has_done):
             self.fail("malformed", f"{self._parser.num_odd_lines} lines were no part of an event")
         elif not self.has_done and self.finish_reason is None:
@@ -78,7 +81,7 @@ class Answer:
             return
         try:
             body = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
             self.fail("malformed", f"an event is no JSON object: {data[:80]!r}")
@@ -95,8 +98,9 @@ class Answer:
         usage, choices = body.get("usage"), body.get("choices") or []
         counted = None
         if usage:
-            self.usage = usage
-            counted = int(usage["completion_tokens"])
+            self.num_prompt = _count_of(usage, "prompt_tokens") or self.num_prompt
+            counted = _count_of(usage, "completion_tokens")
+            self.num_output = counted or self.num_output
         elif (body.get("timings") or {}).get("predicted_n") is not None:
             counted = int(body["timings"]["predicted_n"])  # llama.cpp with timings_per_token: so far
         self._server_figures(body)
@@ -136,6 +140,11 @@ class Answer:
         else:
             return
         self.server_ms = {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _count_of(usage: Json, name: str) -> int | None:
+    value = usage.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _text_of(choice: Json) -> tuple[str, bool]:

@@ -108,7 +108,6 @@ class Client:
         return self._filled(record, answer, end_s)
 
     def _filled(self, record: Record, answer: Answer, end_s: float) -> Record:
-        usage = answer.usage
         return replace(
             record,
             pieces=tuple(
@@ -118,8 +117,8 @@ class Client:
             finish_s=self._since(answer.finish_s),
             end_s=end_s - self._began_s,
             finish_reason=answer.finish_reason,
-            num_prompt=usage.get("prompt_tokens"),
-            num_output=usage.get("completion_tokens"),
+            num_prompt=answer.num_prompt,
+            num_output=answer.num_output,
             has_done=answer.has_done,
             error=answer.error,
             status=answer.status,

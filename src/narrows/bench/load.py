@@ -107,6 +107,8 @@ class Load:
         record = await sender.send(planned, at_s)
         self._records.append(record)
         self._on_record(record)
+        if record.error == "interrupted" and not self._stop.is_set():
+            raise asyncio.CancelledError  # not our stop: somebody ends everything, and this task with it
 
     async def _wait_until(self, when_s: float) -> bool:
         """False where the run was stopped first."""

@@ -67,17 +67,25 @@ def _server_url(options: Options) -> AbstractContextManager[str]:
 
 
 def _tell(result: Result, options: Options) -> int:
-    """The files first: a terminal that has gone away must not cost the measurement."""
+    """The files first, and the table although they fail: neither a full disk nor a terminal that has gone
+    away may cost the measurement. Raises InvalidConfig where a file could not be written.
+    """
     whole = document.to_json(result)
-    if options.output is not None:
-        document.write(options.output, whole)
-    if options.html is not None:
-        from narrows.bench.html import write_page
+    problem: InvalidConfig | None = None
+    try:
+        if options.output is not None:
+            document.write(options.output, whole)
+        if options.html is not None:
+            from narrows.bench.html import write_page
 
-        write_page(options.html, whole)
+            write_page(options.html, whole)
+    except InvalidConfig as error:
+        problem = error
     print(
         json.dumps(document.to_json(result, with_records=False)) if options.as_json else report.text(result)
     )
+    if problem is not None:
+        raise problem
     if result.was_stopped:
         return EXIT_INTERRUPTED
     is_any = any(one.summary.requests.ok for one in result.measured)
@@ -118,9 +126,7 @@ class Bench:
     async def _server(self) -> Server:
         options = self._options
         address = parse_url(self._url, options.api_key)
-        model, max_context = (
-            (options.model, None) if options.model is not None else await discover_model(address)
-        )
+        model, max_context = await discover_model(address, wanted=options.model)
         target = Target(
             address.endpoint,
             address.base_path,
@@ -151,7 +157,7 @@ class Bench:
     async def _run_phase(self, plan: PhasePlan, target: Target) -> Phase:
         from tqdm import tqdm
 
-        # dynamic_ncols and the monitor thread would take time from the loop.
+        # Drawing takes time from the loop that stamps: twice a second is enough.
         with tqdm(
             total=plan.num_requests, desc=plan.name, unit="req", file=sys.stderr, mininterval=0.5, leave=False
         ) as bar:

@@ -73,8 +73,10 @@ def parse_url(text: str, api_key: str | None) -> Address:
     return Address(endpoint, path if path.endswith("/v1") else f"{path}/v1", route)
 
 
-async def discover_model(address: Address) -> tuple[str, int | None]:
-    """The first model that /v1/models names, and its context where it is told (vLLM's max_model_len)."""
+async def discover_model(address: Address, *, wanted: str | None = None) -> tuple[str, int | None]:
+    """`wanted`, or the first model that /v1/models names, and its context where that is told (vLLM's
+    max_model_len). A server need not have the route where a model is named.
+    """
     path = f"{address.base_path}/models"
     try:
         status, body = await fetch(address.endpoint, "GET", path)
@@ -82,14 +84,22 @@ async def discover_model(address: Address) -> tuple[str, int | None]:
         raise _unreachable(address.endpoint, error) from None
     if status in (401, 403):
         raise InvalidConfig(f"the server answers {status}: it wants a key; give --api-key or NARROWS_API_KEY")
-    try:
-        card = json.loads(body)["data"][0]
-        return str(card["id"]), _whole(card.get("max_model_len"))
-    except (ValueError, LookupError, TypeError, AttributeError):
+    cards = _cards(body)
+    card = cards[0] if wanted is None and cards else next((one for one in cards if one["id"] == wanted), {})
+    if wanted is None and not card:
         raise InvalidConfig(
             f"{path} answers {status} and names no model; give --model, and check that the URL is an "
             "OpenAI-compatible server's"
-        ) from None
+        )
+    return wanted or str(card["id"]), _whole(card.get("max_model_len"))
+
+
+def _cards(body: bytes) -> list[dict[str, Any]]:
+    try:
+        cards = json.loads(body)["data"]
+        return [card for card in cards if isinstance(card, dict) and "id" in card]
+    except (ValueError, LookupError, TypeError):
+        return []
 
 
 async def probe(target: Target, *, max_context: int | None, wants_lengths: bool) -> Server:

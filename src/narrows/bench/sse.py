@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 LINE_END = re.compile(rb"\r\n|\n|\r")
+MAX_EVENT_BYTES = 4_000_000  # no token is that long: a server that never ends a line must not fill the memory
 FIELDS = (b"data", b"event", b"id", b"retry")
 
 
@@ -19,6 +20,7 @@ class EventParser:
 
     def __init__(self) -> None:
         self.num_odd_lines = 0
+        self.is_overlong = False
         self._rest = b""
         self._data: list[bytes] = []
         self._is_first = True
@@ -28,7 +30,9 @@ class EventParser:
         return bool(self._data or self._rest.strip())
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The data of the events that `data` completes."""
+        """The data of the events that `data` completes; none any more once one was too long."""
+        if self.is_overlong:
+            return []
         buffer = self._rest + data
         if self._is_first and buffer:
             if buffer[:1] == b"\xef" and len(buffer) < 3:
@@ -41,6 +45,8 @@ class EventParser:
         lines = LINE_END.split(buffer[:-1] if hold else buffer)
         self._rest = lines.pop() + (b"\r" if hold else b"")
         events = []
+        if len(self._rest) > MAX_EVENT_BYTES or sum(map(len, self._data)) > MAX_EVENT_BYTES:
+            self.is_overlong = True
         for line in lines:
             if line:
                 self._field(line)
