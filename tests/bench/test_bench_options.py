@@ -1,4 +1,4 @@
-"""Options that contradict each other or mean nothing end before anything is sent, with a line and exit code 2."""
+"""Options that contradict each other or mean nothing end before anything is sent, with exit code 2."""
 
 from __future__ import annotations
 
