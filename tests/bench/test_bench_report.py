@@ -89,6 +89,14 @@ def test_errors_are_counted_by_kind_and_stay_out_of_the_latencies() -> None:
     assert summary.tokens.unknown_itl == 1 + 3
 
 
+def test_chunks_that_were_held_back_and_came_together_are_told() -> None:
+    bunched = [record(i, intended_s=i / 10, at_s=[i / 10 + 0.1] * 5) for i in range(40)]
+    tokens = measured(bunched).summary.tokens
+    assert (tokens.gaps, tokens.bunched_gaps) == (160, 160)
+    assert "100% of the chunks came in one read" in report.text(result(bunched))
+    assert "one read" not in report.text(result(records()))
+
+
 def test_a_client_that_is_late_is_told() -> None:
     late = [record(i, intended_s=i / 10, at_s=(i / 10 + 0.1,), sent_s=i / 10 + 0.005) for i in range(40)]
     phase = Phase("x", tuple(late), 4.0, 10.0, None, 40, (0.004,) * 50)

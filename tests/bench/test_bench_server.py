@@ -108,6 +108,8 @@ def test_the_first_answer_must_be_one() -> None:
     assert broken.startswith(ServerUnusable.__name__)
     assert "HTTP 500" in broken
     assert "no model" in broken
+    untalkative = run(lambda: work(Script(status=400, body=b'{"error": {"message": "no chat template"}}')))
+    assert "no chat template; try --route completions" in untalkative
     missing = run(lambda: work(Script(status=404, body=b'{"detail": "Not Found"}')))
     assert "try --route completions" in missing
 

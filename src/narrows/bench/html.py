@@ -16,6 +16,7 @@ from narrows.bench.charts import Series, chart, shares
 from narrows.bench.latency import Latency, latency_of
 from narrows.bench.page_style import STYLE
 from narrows.bench.record import Record
+from narrows.bench.report import MIN_BUNCHED_SHARE
 from narrows.bench.saturation import in_flight
 from narrows.errors import InvalidConfig
 
@@ -126,6 +127,10 @@ def _latency_table(summary: Json) -> str:
         note = "<p>Small: the 95 % interval.</p>" + note
     if is_thin:
         note = "<p>* too few requests to say: the percentile lies among the slowest single ones.</p>" + note
+    tokens = summary["tokens"]
+    if tokens["bunched_gaps"] > MIN_BUNCHED_SHARE * tokens["gaps"]:
+        share = tokens["bunched_gaps"] / tokens["gaps"]
+        note += f"<p>{share:.0%} of the chunks came in one read with the one before.</p>"
     head = "".join(f"<th>{h}</th>" for h in ("ms", "count", "mean", "p50", "p90", "p95", "p99"))
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>{note}'
 

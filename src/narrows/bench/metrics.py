@@ -37,8 +37,8 @@ class Requests:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Of successful requests. `counted_by_chunks`: requests without usage, whose tokens are events with
-    text.
+    """Of successful requests. `counted_by_chunks`: requests without usage, whose tokens are events with text.
+    `bunched_gaps`: of `gaps` between chunks, those of no length: both came with one read.
     """
 
     prompt: int
@@ -46,6 +46,8 @@ class Tokens:
     counted_by_chunks: int
     known_itl: int
     unknown_itl: int
+    gaps: int
+    bunched_gaps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ def summarize(phase: Phase, limits_s: Mapping[str, float], *, seed: int = 0) -> 
             counted_by_chunks=sum(latency.is_counted_by_chunks for latency in latencies),
             known_itl=sum(len(latency.itl_s) for latency in latencies),
             unknown_itl=sum(latency.num_unknown_itl for latency in latencies),
+            gaps=sum(len(latency.gap_s) for latency in latencies),
+            bunched_gaps=sum(gap_s == 0 for latency in latencies for gap_s in latency.gap_s),
         ),
         latency_s=distributions(latencies, seed=seed),
         requests_per_s=_rate([(at_s, 1.0) for at_s in ends_s], window_s),

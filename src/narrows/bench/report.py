@@ -17,6 +17,7 @@ TITLES = {
     "e2e": "E2E",
 }
 MS = 1e3
+MIN_BUNCHED_SHARE = 0.05
 
 
 def text(result: Result) -> str:
@@ -101,6 +102,11 @@ def _tokens(one: Measured) -> str:
     if tokens.counted_by_chunks:
         words += (
             f"; {tokens.counted_by_chunks} answers came without usage: their tokens are events, maybe too few"
+        )
+    if tokens.bunched_gaps > MIN_BUNCHED_SHARE * tokens.gaps:
+        words += (
+            f"; {tokens.bunched_gaps / tokens.gaps:.0%} of the chunks came in one read with the one before: "
+            "the server or the way to it holds them back, and ITL is of arrival, not of making"
         )
     if one.summary.requests.short:
         words += f"; {one.summary.requests.short} answers are shorter than asked"

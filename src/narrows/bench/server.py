@@ -183,6 +183,8 @@ def _unusable(target: Target, record: Record) -> NarrowsError:
         return InvalidConfig(
             f"{target.path} with model {target.model!r}{said}; try --route {other} or --model"
         )
+    if record.status in REFUSED_FIELD and target.route == "chat":
+        return InvalidConfig(f"{target.path} refuses the request{said}; try --route completions")
     what = record.error if record.error != "http" else f"HTTP {record.status}"
     return ServerUnusable(f"the first request to {target.path} failed ({what}){said}")
 
