@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from narrows.bench.arrivals import SHAPES, arrival_times, sweep_rates
 from narrows.errors import InvalidConfig
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     st.sampled_from(SHAPES),
     st.floats(0.01, 1000),
@@ -37,6 +38,7 @@ def test_times_ascend_within_both_limits_and_are_reproducible(shape, rate, count
     assert times == draw()
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.floats(0.1, 100), st.integers(1, 50), st.integers(2, 200))
 def test_constant_and_bursts_have_exact_gaps(rate, burst_size, count) -> None:
     constant = arrival_times("constant", rate, num_requests=count, duration_s=None, seed=0)

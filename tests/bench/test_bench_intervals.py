@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from narrows.bench.intervals import PERCENTILES, describe, percentile, rate_interval, ratio_interval
@@ -12,12 +12,14 @@ from narrows.bench.intervals import PERCENTILES, describe, percentile, rate_inte
 NUMBERS = st.lists(st.floats(0, 1e6), min_size=1, max_size=60)
 
 
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(NUMBERS, st.floats(0, 100))
 def test_a_percentile_is_numpys(numbers, percent) -> None:
     expected = float(np.percentile(numbers, percent))
     assert percentile(sorted(numbers), percent) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(NUMBERS, min_size=1, max_size=12))
 def test_a_distribution_holds_its_numbers(groups) -> None:
     found = describe(groups)

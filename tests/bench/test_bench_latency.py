@@ -9,7 +9,7 @@ import pytest
 from bench_fakes import (
     record,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from narrows.bench.latency import latency_of
@@ -89,6 +89,7 @@ def test_one_token_has_no_tpot_and_no_token_no_latency() -> None:
     assert latency_of(record(at_s=())) is None
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     st.lists(
         st.tuples(st.floats(0.001, 2.0), st.one_of(st.none(), st.integers(0, 5))), min_size=1, max_size=12

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from narrows.bench.sse import MAX_EVENT_BYTES, EventParser
@@ -17,6 +17,7 @@ STREAM = (
 EVENTS = [b"one", b"a\nb", b"last \xc3\xa9"]
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=8))
 def test_events_do_not_depend_on_where_the_bytes_are_cut(cuts) -> None:
     parser, found, edges = EventParser(), [], sorted({0, *cuts, len(STREAM)})

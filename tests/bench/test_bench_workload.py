@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from narrows.bench.prompts import Prompt, read_prompts
@@ -82,6 +82,7 @@ def test_a_trace_that_is_not_there(tmp_path: Path) -> None:
         read_trace(tmp_path / "none.csv")
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(ROWS, st.integers(2, 5000), st.sampled_from(FITS))
 def test_fitted_rows_fit_and_keep_their_times(rows, max_tokens, how) -> None:
     try:
@@ -173,6 +174,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
             read_prompts(tmp_path / name)
 
 
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.integers(1, 500), st.floats(0.5, 3.0), st.floats(0, 20), st.integers(0, 1000))
 def test_a_text_has_the_words_its_tokens_need(num_tokens, per_word, overhead, seed) -> None:
     rate = WordRate(per_word, overhead, True)
