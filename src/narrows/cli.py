@@ -30,6 +30,7 @@ VERBS = {
     "serve": Verb("narrows.serve.run", "serve a model as an OpenAI-compatible token stream"),
     "chat": Verb("narrows.demo.chat", "talk to a model in the terminal"),
     "machine": Verb("narrows.machine.run", "measure what this machine can do; say what each figure limits"),
+    "bench": Verb("narrows.bench.run", "put load on any OpenAI-compatible server and measure it"),
     "demo": Verb("narrows.demo.run", "start a server, stream one story from it, say how fast it was"),
 }
 

@@ -31,10 +31,14 @@ class ServerFailed(NarrowsError):
 
 
 class ServerProcess:
-    """Use with `with`. `began_s`: when the process was started, by time.perf_counter."""
+    """Use with `with`. `began_s`: when the process was started, by time.perf_counter.
 
-    def __init__(self, words: Sequence[str]) -> None:
+    `has_own_group`: the terminal's Ctrl-C does not reach the server, only who started it.
+    """
+
+    def __init__(self, words: Sequence[str], *, has_own_group: bool = False) -> None:
         self._words = list(words)
+        self._group = 0 if has_own_group else None
         self.lines: list[str] = []
         self.url = ""
         self.began_s = 0.0
@@ -55,7 +59,12 @@ class ServerProcess:
         environment = {name: value for name, value in os.environ.items() if name != API_KEY_VARIABLE}
         self.began_s = time.perf_counter()
         self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=environment,
+            process_group=self._group,
         )
         assert self._process.stdout is not None
         try:
@@ -63,9 +72,10 @@ class ServerProcess:
         except BaseException:
             self._process.kill()
             self._process.wait()
+            self._process.stdout.close()
             raise
         # The pipe must not fill up, or the server would block in a print.
-        threading.Thread(target=self._process.stdout.read, daemon=True).start()
+        threading.Thread(target=_read_to_end, args=(self._process.stdout,), daemon=True).start()
         return self
 
     def __exit__(
@@ -88,3 +98,8 @@ class ServerProcess:
                 self.url = line.removeprefix(URL_PREFIX).strip()
                 return
         raise ServerFailed(self._process.wait())
+
+
+def _read_to_end(output: IO[str]) -> None:
+    with output:
+        output.read()

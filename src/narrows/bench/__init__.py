@@ -1,0 +1,3 @@
+"""`narrows bench`: load on an OpenAI-compatible server, measured from outside. Definitions:
+docs/metrics.md.
+"""
