@@ -79,7 +79,8 @@ def points_of(model: str, plan: Plan, threads: int) -> list[Point]:
 
 def measure(model: str, points: list[Point], rounds: int) -> list[Row]:
     shape, weights = model.split(":")
-    per_block = sizes.kv_bytes_per_token(outline(shape, weights).spec) * costs.KV_BLOCK
+    known = outline(shape, weights)
+    per_block = sizes.kv_bytes_per_token(known.spec, kv=known.kv) * costs.KV_BLOCK
     points = [point for point in points if point.num_blocks * per_block <= KV_BYTES]
     num_blocks = max(point.num_blocks for point in points)
     threads = points[0].threads

@@ -17,7 +17,7 @@ from shapes import SHAPES, Shape, config
 from narrows import _core
 from narrows.engine.step import SamplingParams, SequenceStep, Step
 from narrows.kernels.cache import huge_memory
-from narrows.kernels.formats import KV_BLOCK
+from narrows.kernels.formats import KV_BLOCK, KvKind
 from narrows.kernels.packing import pack_matrix
 from narrows.models.config import ModelConfig
 from narrows.models.families.outline import spec_from_config
@@ -50,6 +50,10 @@ class Outlined:
     spec: TransformerSpec
     recipe: Recipe
     attention: tuple[LayerAttention, ...]
+
+    @property
+    def kv(self) -> tuple[KvKind, ...]:
+        return tuple(layer.kv for layer in self.attention)
 
 
 @cache

@@ -105,7 +105,7 @@ def operators(point: Point) -> tuple[tuple[costs.OpCost, int], ...]:
             known.spec,
             known.recipe,
             chunks,
-            kv=tuple(layer.kv for layer in known.attention),
+            kv=known.kv,
             int8_attention=known.attention[0].int8_prompts,
         )
         for chunks in point.chunks()
@@ -132,7 +132,7 @@ def predict(point: Point, measured: Try, rates: Rates) -> float:
 def step_bytes(point: Point) -> int:
     """What a step reads at most: the weights, and the pages of the last chunk."""
     known = outline(point.shape, point.weights)
-    ops = costs.step_costs(known.spec, known.recipe, point.chunks()[-1])
+    ops = costs.step_costs(known.spec, known.recipe, point.chunks()[-1], kv=known.kv)
     return sum(op.read_bytes for op in ops)
 
 

@@ -109,11 +109,31 @@ def test_a_prompt_in_chunks_asks_for_as_much_as_in_one() -> None:
     parts = [costs.step_costs(spec, F32, step) for step in steps]
     for name in ("flops", "scores", "kv_written_bytes"):
         assert sum(total(part, name) for part in parts) == total(whole, name)
-    # The weights are read once a step; the head only where logits are wanted.
+    # The weights are read once a step; the head, and all of the last layer but keys and values, only where
+    # logits are wanted.
     head = costs.by_group(whole)["head"].weight_bytes
     body = sum(op.weight_bytes for op in whole if op.group not in ("head", "other"))
+    keys, *rest = [op for op in whole if op.weight_bytes and op.group not in ("head", "other")][-5:]
+    assert [op.group for op in (keys, *rest)] == ["qkv", "qkv", "out", "up", "down"]
     read = sum(op.weight_bytes for part in parts for op in part if op.group != "other")
-    assert read == 4 * body + head
+    assert read == 4 * body + head - 3 * sum(op.weight_bytes for op in rest)
+
+
+def test_the_last_layer_computes_the_rows_whose_logits_are_wanted() -> None:
+    spec = spec_from_config(LLAMA)
+    layers = len(spec.layers)
+    (chunk,) = costs.prefill(64)[0]
+    one = costs.by_group(costs.step_costs(spec, F32, (chunk,)))
+    every = costs.by_group(costs.step_costs(spec, F32, (replace(chunk, num_logits=64),)))
+    none = costs.by_group(costs.step_costs(spec, F32, (replace(chunk, num_logits=0),)))
+    for group in ("out", "up", "down"):
+        assert one[group].flops == every[group].flops, "what the model asks for is the same"
+        assert one[group].macs * 64 == every[group].macs // layers * (64 * (layers - 1) + 1)
+        assert none[group].macs == every[group].macs // layers * (layers - 1)
+    assert one["attention"].flops == every["attention"].flops
+    assert one["attention"].kv_written_bytes == every["attention"].kv_written_bytes
+    assert none["attention"].scores == every["attention"].scores // layers * (layers - 1)
+    assert one["attention"].scores == none["attention"].scores + 4 * 64
 
 
 def test_streams_share_the_weights_but_not_the_pages() -> None:
@@ -144,10 +164,10 @@ def test_a_mixed_step_is_its_parts_over_the_same_weights() -> None:
     prompt_part, answers = costs.prefill(40, start=16)[0], costs.decode(3, 200)
     mixed = costs.step_costs(spec, P4, prompt_part + answers, int8_attention=True)
     parts = [costs.step_costs(spec, P4, part, int8_attention=True) for part in (prompt_part, answers)]
-    for name in ("flops", "macs", "scores", "kv_read_bytes", "kv_written_bytes", "activation_bytes"):
+    for name in ("flops", "macs", "scores", "kv_read_bytes", "kv_written_bytes"):
         assert total(mixed, name) == sum(total(part, name) for part in parts), name
     assert costs.by_group(mixed)["up"].weight_bytes == costs.by_group(parts[0])["up"].weight_bytes
-    assert [op.attention for op in mixed if op.group == "attention"] == ["pages", "integers"] * 2
+    assert [op.attention for op in mixed if op.attention is not None] == ["pages", "integers"] * 2
     floats = costs.step_costs(spec, P4, prompt_part)
     assert {op.attention for op in floats if op.group == "attention"} == {"floats"}
 

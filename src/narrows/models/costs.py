@@ -8,7 +8,7 @@ measured. How long it takes on a machine is step_time.py's question.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 from narrows.kernels.formats import KV_BLOCK, PANEL, FormatName, KvKind, PackedShape, round_up
@@ -23,7 +23,8 @@ from narrows.models.sizes import (
 )
 from narrows.models.spec import LayerSpec, TransformerSpec
 
-Attention = Literal["pages", "floats", "integers"]  # few rows; many rows; rows of a prompt in int8
+# Few rows over floats; many rows; rows of a prompt in int8; rows of an answer over 8-bit keys and values.
+Attention = Literal["pages", "floats", "integers", "bytes"]
 Group = Literal["attention", "qkv", "out", "up", "down", "head", "other"]
 GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 
@@ -31,7 +32,12 @@ GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 FEW_ROWS: Final = 4  # up to here every thread prepares all inputs itself, which saves a barrier
 WHOLE_ROWS: Final = 16  # longer chunks store all keys first and attend after one more barrier
 GROUP_VECTORS: Final = 8  # (row, head) pairs multiplied together; no more of them read the pages as they are
-ATTEND_ROWS: Final[dict[Attention, int]] = {"pages": 32, "floats": 32, "integers": 64}  # of a task
+ATTEND_ROWS: Final[dict[Attention, int]] = {
+    "pages": 32,
+    "floats": 32,
+    "integers": 64,
+    "bytes": 32,
+}  # of a task
 INT8_VECTORS: Final = 128  # (row, head) pairs that walk the keys together in integers
 KEY_CHUNK: Final = 256  # keys, aligned to position 0
 
@@ -98,9 +104,14 @@ def step_costs(
     """Every operator of a step: five a layer, more where prompts and answers mix; then head and other."""
     step = tuple(chunks)
     ops: list[OpCost] = []
-    for layer, kind in zip(spec.layers, kv_kinds(spec, kv), strict=True):
-        qkv, out, up, down = _layer_linears(spec, layer, formats, sum(chunk.num_tokens for chunk in step))
-        ops += [qkv, *_attention(layer, step, kv=kind, int8=int8_attention), out, up, down]
+    rows, logits = _rows(step)
+    for index, (layer, kind) in enumerate(zip(spec.layers, kv_kinds(spec, kv), strict=True)):
+        narrowed = index + 1 == len(spec.layers) and logits < rows
+        linears, attend = (
+            (_narrowed_linears, _narrowed_attention) if narrowed else (_layer_linears, _attention)
+        )
+        *qkv, out, up, down = linears(spec, layer, formats, step)
+        ops += [*qkv, *attend(layer, step, kv=kind, int8=int8_attention), out, up, down]
     return (*ops, *_frame(spec, formats, step))
 
 
@@ -134,14 +145,21 @@ def visible_pairs(num_tokens: int, start: int, window: int) -> int:
     return (first + window) * growing // 2 + (num_tokens - growing) * window
 
 
-def _linear(group: Group, shape: PackedShape, rows: int, *, outputs: int, stages: int = 1) -> OpCost:
-    """`outputs`: of the model; the packed shape may have more."""
+def _rows(step: tuple[Chunk, ...]) -> tuple[int, int]:
+    """Rows of the step, and those of them whose logits are wanted."""
+    return sum(chunk.num_tokens for chunk in step), sum(chunk.num_logits for chunk in step)
+
+
+def _linear(
+    group: Group, shape: PackedShape, rows: int, *, outputs: int, stages: int = 1, asked: int | None = None
+) -> OpCost:
+    """`outputs`: of the model; the packed shape may have more. `asked`: the model's rows, if more."""
     return OpCost(
         group,
         rows=rows,
         format=shape.format.name,
         group_size=shape.format.group,
-        flops=2 * rows * outputs * shape.k,
+        flops=2 * (rows if asked is None else asked) * outputs * shape.k,
         macs=rows * shape.panels * PANEL * shape.padded_k,
         weight_bytes=shape.num_bytes if rows else 0,
         activation_bytes=rows * (shape.k + outputs) * FLOAT_BYTES,
@@ -150,24 +168,70 @@ def _linear(group: Group, shape: PackedShape, rows: int, *, outputs: int, stages
 
 
 def _layer_linears(
-    spec: TransformerSpec, layer: LayerSpec, formats: Formats, rows: int
-) -> tuple[OpCost, OpCost, OpCost, OpCost]:
+    spec: TransformerSpec, layer: LayerSpec, formats: Formats, step: tuple[Chunk, ...]
+) -> list[OpCost]:
+    rows, _ = _rows(step)
+    qkv = layer_shapes(layer, spec.hidden, formats)["qkv"]
+    return [_linear("qkv", qkv, rows, outputs=qkv.n), *_after_attention(spec, layer, formats, rows, rows)]
+
+
+def _narrowed_linears(
+    spec: TransformerSpec, layer: LayerSpec, formats: Formats, step: tuple[Chunk, ...]
+) -> list[OpCost]:
+    """The last layer: keys and values of all rows; the rest of it for the rows whose logits are wanted."""
+    rows, logits = _rows(step)
+    qkv = layer_shapes(layer, spec.hidden, formats)["qkv"]
+    queries = layer.heads * layer.head_dim
+    keys, asking = (PackedShape(qkv.format, n, qkv.k) for n in (qkv.n - queries, queries))
+    return [
+        _linear("qkv", keys, rows, outputs=keys.n),
+        _linear("qkv", asking, logits, outputs=queries, asked=rows),
+        *_after_attention(spec, layer, formats, logits, rows),
+    ]
+
+
+def _after_attention(
+    spec: TransformerSpec, layer: LayerSpec, formats: Formats, rows: int, asked: int
+) -> tuple[OpCost, OpCost, OpCost]:
     shapes = layer_shapes(layer, spec.hidden, formats)
     width = (2 if layer.gated else 1) * layer.intermediate
     # A norm after the matrix needs the whole row, hence one more barrier.
     after_out, after_mlp = (0 if norm is None else 1 for norm in (layer.post_attn, layer.post_mlp))
     return (
-        _linear("qkv", shapes["qkv"], rows, outputs=shapes["qkv"].n),
-        _linear("out", shapes["out"], rows, outputs=spec.hidden, stages=1 + after_out),
-        _linear("up", shapes["up"], rows, outputs=width),
-        _linear("down", shapes["down"], rows, outputs=spec.hidden, stages=1 + after_mlp),
+        _linear("out", shapes["out"], rows, outputs=spec.hidden, stages=1 + after_out, asked=asked),
+        _linear("up", shapes["up"], rows, outputs=width, asked=asked),
+        _linear("down", shapes["down"], rows, outputs=spec.hidden, stages=1 + after_mlp, asked=asked),
     )
+
+
+def _narrowed_attention(
+    layer: LayerSpec, step: tuple[Chunk, ...], *, kv: KvKind, int8: bool
+) -> Iterator[OpCost]:
+    """All rows store their keys and values; only those whose logits are wanted, the last ones, attend."""
+    rows, logits = _rows(step)
+    heads = (layer.heads + layer.kv_heads) * layer.head_dim
+    pairs = sum(visible_pairs(chunk.num_tokens, chunk.start, layer.window) for chunk in step)
+    last = tuple(
+        replace(chunk, num_tokens=chunk.num_logits, start=chunk.start + chunk.num_tokens - chunk.num_logits)
+        for chunk in step
+        if chunk.num_logits
+    )
+    attending = list(_attention(layer, last, kv=kv, int8=int8))
+    yield OpCost(
+        "attention",
+        rows=rows - logits,
+        flops=4 * layer.heads * layer.head_dim * pairs - sum(op.flops for op in attending),
+        kv_written_bytes=(rows - logits) * kv_row_bytes(layer, kv),
+        activation_bytes=2 * (rows - logits) * heads * FLOAT_BYTES * layer.kv_heads // layer.heads,
+        stages=1,
+    )
+    yield from attending
 
 
 def _attention(layer: LayerSpec, step: tuple[Chunk, ...], *, kv: KvKind, int8: bool) -> Iterator[OpCost]:
     """One operator for each way in which rows of the step attend."""
     stages = 1 + any(chunk.num_tokens > WHOLE_ROWS for chunk in step)
-    ways = {chunk: _way(layer, chunk, int8) for chunk in step}
+    ways = {chunk: _way(layer, chunk, kv, int8) for chunk in step}
     for way in get_args(Attention):
         chunks = [chunk for chunk in step if ways[chunk] == way]
         if not chunks:
@@ -192,9 +256,11 @@ def _attention(layer: LayerSpec, step: tuple[Chunk, ...], *, kv: KvKind, int8: b
         stages = 0  # all share their barriers
 
 
-def _way(layer: LayerSpec, chunk: Chunk, int8: bool) -> Attention:
+def _way(layer: LayerSpec, chunk: Chunk, kv: KvKind, int8: bool) -> Attention:
     if int8 and chunk.in_prompt:
         return "integers"
+    if kv == "int8":
+        return "bytes"
     few = chunk.num_tokens * (layer.heads // layer.kv_heads) <= GROUP_VECTORS
     return "pages" if few else "floats"
 

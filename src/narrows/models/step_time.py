@@ -49,7 +49,9 @@ class Rates:
     page_gb_per_s: float = 16.0  # of a thread over keys and values in memory: it waits for its own misses
     attend_pages: float = 0.46  # of the fp32 peak, by attention of few rows over fp16 pages
     attend_floats: float = 0.92  # of the fp32 peak, by attention of many rows
-    score_macs: float = 235.0  # per score in integers: softmax, scales, rounding; its products use the tile
+    score_macs: float = 133.0  # per score in integers: softmax, scales, rounding; its products use the tile
+    attend_bytes: float = 0.8  # of the integer peak, by the two products of each byte of 8-bit pages
+    byte_score_macs: float = 300.0  # per score over them
     head_macs: float = 78.0  # per byte of queries, keys and results: norms, rope, rounding, keys into pages
     activation_macs: float = 18.0  # per byte of activations: norms, rounding, gates
     logit_macs: float = 20.0  # per byte of logits and embeddings
@@ -121,6 +123,8 @@ def _attention_seconds(op: OpCost, ceilings: Ceilings, rates: Rates) -> float:
     alone = (1 - ceilings.cached) * op.kv_read_bytes / (rates.page_gb_per_s * ceilings.threads * 1e9)
     if op.attention == "integers":
         compute = (op.macs / rates.tile + op.scores * rates.score_macs) / peak
+    elif op.attention == "bytes":
+        compute = (2 * op.macs / rates.attend_bytes + op.scores * rates.byte_score_macs) / peak
     else:
         share = rates.attend_pages if op.attention == "pages" else rates.attend_floats
         compute = op.macs * FLOAT_LANES / (share * peak)
