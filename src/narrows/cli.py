@@ -30,6 +30,7 @@ VERBS = {
     "serve": Verb("narrows.serve.run", "serve a model as an OpenAI-compatible token stream"),
     "chat": Verb("narrows.demo.chat", "talk to a model in the terminal"),
     "demo": Verb("narrows.demo.run", "start a server, stream one story from it, say how fast it was"),
+    "diagnose": Verb("narrows.diagnose.run", "say why a model is slow on this machine, and what would help"),
 }
 
 

@@ -1,0 +1,162 @@
+"""`narrows diagnose`: why a model is slow on this machine, and what would help.
+
+In: the command line. Out: the report as text, JSON or a page. The heavy imports wait until the options are
+known to be right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from narrows.diagnose import options
+from narrows.errors import InvalidConfig
+
+if TYPE_CHECKING:
+    from narrows.diagnose.observe import Observed, Question, Tell
+    from narrows.machine.profile import MachineProfile
+    from narrows.report import Report
+
+PHASES = 6  # of a run, for the progress bar
+MAX_HOSTS = 1024
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    options.configure(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    choice = options.model_choice(arguments)
+    if not 1 <= arguments.hosts <= MAX_HOSTS:
+        raise InvalidConfig(f"--hosts is {arguments.hosts}; it must be from 1 to {MAX_HOSTS}")
+    if arguments.check and arguments.config_only:
+        raise InvalidConfig("--check runs the model and --config-only does not; leave one of them out")
+    options.read_link(arguments.link, ())
+    page = None if arguments.html is None else _writable(Path(arguments.html))
+    question = _question(arguments, choice)
+    if arguments.check and question.subject.folder is None:
+        raise InvalidConfig("--check runs the model, but there are no weights to run")
+    with _progress() as tell:
+        report = _diagnose(question, arguments, tell)
+    if page is not None:
+        from narrows.diagnose.html import render
+
+        page.write_text(render(report), encoding="utf-8")
+        print(f"wrote {page}", file=sys.stderr)
+    _print(report, as_json=arguments.json)
+    return 0
+
+
+def load_profile() -> MachineProfile:
+    """The stored profile of this machine, or one measured now."""
+    found: MachineProfile = importlib.import_module("narrows.machine.measure").measure_machine()
+    return found
+
+
+def _question(arguments: argparse.Namespace, choice: options.ModelChoice) -> Question:
+    from narrows.diagnose.observe import Question
+    from narrows.diagnose.subject import open_subject
+    from narrows.diagnose.workload import fit_context, read_workload
+
+    subject = open_subject(
+        arguments.model,
+        config_only=arguments.config_only,
+        max_context=choice.max_context,
+        offline=arguments.offline,
+    )
+    workload = read_workload(
+        arguments.workload,
+        streams=arguments.concurrency,
+        requests_per_s=arguments.rate,
+        count_tokens=_counter(subject.folder),
+    )
+    fitted = fit_context(workload, min(subject.spec.max_positions, choice.max_context or 1 << 62))
+    profile = load_profile()
+    target = arguments.target or ("ttft" if fitted.output_tokens == 1 else "tpot")
+    link = options.read_link(arguments.link, profile.links)
+    spare = max(1, fitted.streams * 4) if arguments.check else 1
+    return Question(subject, fitted, profile, choice, target, link, arguments.hosts, spare)
+
+
+def _counter(folder: Path | None) -> Any:  # noqa: ANN401
+    """Counts the tokens of a prompt's text; opened at the first one."""
+    if folder is None:
+        return None
+    opened: list[Any] = []
+
+    def count(text: str) -> int:
+        if not opened:
+            from narrows.models.tokenizer import Tokenizer
+
+            opened.append(Tokenizer.from_folder(folder))
+        return len(opened[0].encode(text))
+
+    return count
+
+
+def _diagnose(question: Question, arguments: argparse.Namespace, tell: Tell) -> Report:
+    from dataclasses import replace
+
+    from narrows.diagnose.assemble import report
+    from narrows.diagnose.observe import observed
+
+    with observed(question, tell) as seen:
+        made = report(seen, question.choice.words())
+        if arguments.check:
+            made = replace(made, checks=tuple(_checks(question, seen, tell)))
+    return made
+
+
+def _checks(question: Question, seen: Observed, tell: Tell) -> list[Any]:
+    """What was measured until the end, or until Ctrl-C."""
+    from narrows.diagnose.check import checks
+
+    found: list[Any] = []
+    with suppress(KeyboardInterrupt):
+        for check in checks(question, seen, tell):
+            found.append(check)
+    return found
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report.to_json(), indent=1))
+        return
+    from narrows.diagnose.text import lines
+
+    print("\n".join(lines(report)))
+
+
+def _writable(path: Path) -> Path:
+    """Told before minutes are spent, not after."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise InvalidConfig(f"--html {path}: give a file in a folder that exists")
+    return path
+
+
+@contextmanager
+def _progress() -> Iterator[Tell]:
+    """What is being done, on stderr, where somebody looks."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from tqdm import tqdm
+
+    bar = tqdm(total=PHASES, leave=False, bar_format="{desc:40} {bar:20} {elapsed}")
+
+    def tell(text: str) -> None:
+        bar.set_description_str(text)
+        if bar.n >= bar.total:
+            bar.total = bar.n + 1
+        bar.update(1)
+
+    try:
+        yield tell
+    finally:
+        bar.close()

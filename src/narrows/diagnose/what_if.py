@@ -1,0 +1,123 @@
+"""Coefficients of the cost model for one model and machine: enough to predict other batches, contexts, bits.
+
+In: Findings. Out: plain values for the page, whose script is the same arithmetic as models/costs.py and
+models/step_time.py (a test compares them). Nothing is predicted here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any, Final
+
+from narrows.diagnose.findings import Findings
+from narrows.diagnose.predict import CostModel, CurveCeilings, ProfileCeilings
+from narrows.diagnose.remedies import WEIGHTS, weights_setup
+from narrows.diagnose.setup import LOADS, Setup
+from narrows.machine.bandwidth import DRAM_BYTES
+from narrows.models.costs import Chunk, step_costs
+from narrows.models.sizes import head_shape, kv_bytes_per_token
+
+NOW: Final = "now"
+CACHED_PART: Final = 4  # a quarter of the cache: what is read there stays there
+
+
+def what_if(findings: Findings) -> dict[str, Any]:
+    """JSON values; "scale" is measured over predicted, by load and group, 1 where nothing was measured."""
+    setup = findings.setup
+    curve = curve_of(findings)
+    kinds = {NOW: setup} | {
+        kind: other
+        for kind in WEIGHTS
+        if (other := weights_setup(findings, kind)).recipe != setup.recipe
+    }
+    present = findings.predictor.present
+    return {
+        "rates": asdict(findings.predictor.model.rates),
+        "ceilings": {**asdict(curve), "threads": setup.threads},
+        "kinds": {kind: _kind(other) for kind, other in kinds.items()},
+        "attention": _attention(setup),
+        "frame": _frame(setup),
+        "setup": {
+            "streams": setup.streams,
+            "prompt": setup.prompt,
+            "output": setup.output,
+            "chunk": setup.chunk,
+            "step_tokens": setup.step_tokens,
+            "max_context": setup.spec.max_positions,
+            "max_running": findings.max_running,
+        },
+        "kv_bytes_per_token": kv_bytes_per_token(setup.spec),
+        "scale": scales(findings, curve),
+        "host_s": present.host_s + present.sampling_s,
+        "request_s": present.request_s,
+        "outside_s": {load: dict(present.loads[load]).get("outside", 0.0) for load in present.loads},
+    }
+
+
+def curve_of(findings: Findings) -> CurveCeilings:
+    """Two points of the present threads' bandwidth."""
+    source, threads = findings.predictor.model.ceilings, findings.setup.threads
+    if isinstance(source, ProfileCeilings):
+        return source.curve(threads)
+    if isinstance(source, CurveCeilings):
+        return source
+    cached, gmac_per_s = source.at(threads, source.cache_bytes // CACHED_PART)
+    dram, _ = source.at(threads, DRAM_BYTES)
+    return CurveCeilings(max(cached, dram), dram, gmac_per_s, source.cache_bytes)
+
+
+def scales(findings: Findings, curve: CurveCeilings) -> dict[str, dict[str, float]]:
+    """Measured over what the curve predicts, by load and group."""
+    model = CostModel(curve, findings.predictor.model.rates)
+    loads = findings.predictor.present.loads
+    found: dict[str, dict[str, float]] = {}
+    for load in LOADS:
+        predicted = model.seconds(findings.setup, load)
+        measured = loads.get(load, {})
+        found[load] = {
+            group: measured[group] / seconds if group in measured and seconds > 0 else 1.0
+            for group, seconds in predicted.items()
+        }
+    return found
+
+
+def _kind(setup: Setup) -> dict[str, Any]:
+    """The matrices of one row: the costs of more rows are multiples."""
+    ops = step_costs(setup.spec, setup.recipe, (Chunk(1, 0, 1),))
+    linears = Counter(op for op in ops if op.group not in ("attention", "other"))
+    found = setup.weights
+    head = head_shape(setup.spec, setup.recipe)
+    return {
+        "weights": setup.recipe.weights,
+        "int8_attention": setup.int8_attention,
+        "memory_bytes": found.packed + found.embedding_rows,
+        "row_bytes": head.panel_bytes if setup.spec.head is None else setup.spec.hidden * 4,
+        "linears": [
+            {
+                "group": op.group,
+                "count": count,
+                "format": op.format,
+                "group_size": op.group_size,
+                "macs": op.macs,
+                "bytes": op.weight_bytes,
+                "activation_bytes": op.activation_bytes,
+                "stages": op.stages,
+            }
+            for op, count in linears.items()
+        ],
+    }
+
+
+def _attention(setup: Setup) -> list[dict[str, int]]:
+    kinds = Counter(
+        (layer.heads, layer.kv_heads, layer.head_dim, layer.window) for layer in setup.spec.layers
+    )
+    return [
+        {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "window": window, "count": count}
+        for (heads, kv_heads, head_dim, window), count in kinds.items()
+    ]
+
+
+def _frame(setup: Setup) -> dict[str, int]:
+    return {"hidden": setup.spec.hidden, "vocab": setup.spec.vocab, "layers": len(setup.spec.layers)}
