@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from narrows.diagnose import drafting
+from narrows.diagnose.calibrate import with_barriers
 from narrows.diagnose.findings import Findings
 from narrows.diagnose.host import HostTimes, measure_host
 from narrows.diagnose.loading import Started, start
@@ -130,7 +131,7 @@ def _blocks(setup: Setup, spare_streams: int) -> int:
 def _observe(question: Question, setup: Setup, started: Started, tell: Tell) -> Observed:
     before = read_process()
     tracer = Tracer(started.runner)
-    ceilings = MeasuredCeilings()
+    ceilings = MeasuredCeilings(question.profile)
     timed: dict[str, Timed] = {}
     for load in LOADS:
         tell(f"timing {load}")
@@ -148,7 +149,7 @@ def _observe(question: Question, setup: Setup, started: Started, tell: Tell) -> 
         )
     spell = between(before, read_process())
     tell("measuring ceilings")
-    model = CostModel(ceilings)
+    model = CostModel(ceilings, with_barriers(CostModel(ceilings), setup, timed["decode"].groups))
     present = Present(
         setup,
         {load: timed[load].groups for load in LOADS},

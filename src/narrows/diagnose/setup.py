@@ -71,10 +71,11 @@ def steps_of(setup: Setup, load: Load) -> tuple[Step, ...]:
     if load == "decode":
         rows = 1 + setup.guesses
         return ((costs.Chunk(rows, setup.context, rows),) * setup.streams,)
-    size = min(setup.chunk, setup.prompt)
+    others = max(1, setup.streams - 1)
+    size = max(1, min(setup.chunk, setup.prompt, setup.step_tokens - others))
     start = (setup.prompt - size) // 2  # the mean context of the prompt's chunks
     chunk = costs.Chunk(size, start, 0, in_prompt=True)
-    return ((chunk, *costs.decode(max(1, setup.streams - 1), setup.context)),)
+    return ((chunk, *costs.decode(others, setup.context)),)
 
 
 @lru_cache(maxsize=512)
