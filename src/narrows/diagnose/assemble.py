@@ -90,6 +90,7 @@ def _notes(seen: Observed) -> tuple[str, ...]:
     if seen.started is not None and seen.started.tokenizer_problem:
         notes.append(f"no tokenizer, so the host's time is not known: {seen.started.tokenizer_problem}")
     if seen.drafting is not None:
-        notes.append("times are without speculation; serving speculates by itself where steps take 1 ms or more")
+        notes.append(
+            "times are without speculation; serving speculates by itself where steps take 1 ms or more"
+        )
     return tuple(notes)
-

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from narrows.diagnose import drafting
+from narrows.diagnose.candidate import WEIGHTS, weights_setup
 from narrows.diagnose.observe import BEGINNING, WRITING_S, Observed, Question, Tell
-from narrows.diagnose.remedies import BATCHES, CHUNKS, WEIGHTS, weights_setup
+from narrows.diagnose.remedies import BATCHES, CHUNKS
 from narrows.diagnose.setup import Load, Setup
 from narrows.diagnose.trace import Tracer
 from narrows.engine.config import EngineConfig
@@ -164,4 +165,3 @@ def _spoken(started: Started, request: GenerationRequest, kind: str) -> float:
     while engine.has_work:
         engine.step()
     return time.perf_counter() - began_s
-

@@ -60,9 +60,7 @@ def write(runner: TimedRunner, prompt: Sequence[int], num_tokens: int, *, most_s
 
 def step_costs(predictor: Predictor, setup: Setup, host_s: float) -> dict[int, float]:
     """Seconds of a decode step by guesses of each stream."""
-    return {
-        rows - 1: predictor.total(replace(setup, guesses=rows - 1), "decode") + host_s for rows in ROWS
-    }
+    return {rows - 1: predictor.total(replace(setup, guesses=rows - 1), "decode") + host_s for rows in ROWS}
 
 
 def draft(prompt: Sequence[int], written: Sequence[int], costs: dict[int, float], text: str) -> Drafting:

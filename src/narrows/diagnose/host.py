@@ -92,4 +92,3 @@ def _timed(codec: Codec, text: str) -> float:
     began_s = time.perf_counter()
     codec.encode(text, add_special=False)
     return time.perf_counter() - began_s
-

@@ -34,9 +34,7 @@ def tensor_parallel(predictor: Predictor, setup: Setup, link: Link, hosts: int) 
     """Every host computes a k-th of every operator, then all add up."""
     units = {load: _split_seconds(predictor, setup, load, link, hosts) for load in LOADS}
     present = predictor.present
-    figures = compose(
-        setup, units, host_s=present.host_s + present.sampling_s, request_s=present.request_s
-    )
+    figures = compose(setup, units, host_s=present.host_s + present.sampling_s, request_s=present.request_s)
     return replace(figures, machine_s_per_1k=hosts * figures.machine_s_per_1k)
 
 

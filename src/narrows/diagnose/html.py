@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from importlib import resources
 
-from narrows.diagnose.text import WORTH, seconds, size
+from narrows.diagnose.text import WORTH, seconds, size, three
 from narrows.report import Check, PhaseReport, Remedy, Report, Verdict
 
 SHOWN = 14  # remedies
@@ -40,8 +40,8 @@ def _page(report: Report) -> Iterator[str]:
     yield f"<h1>{escape(title)}</h1>"
     yield (
         f"<p>{escape(model.family)}, {model.parameters / 1e6:,.4g} M weights in {model.layers} layers, "
-        f"{escape(model.weights)} · {escape(machine.cpu)} ({escape(machine.isa)}), {machine.threads} threads, "
-        f"{machine.gb_per_s:.3g} GB/s, {machine.gmac_per_s:.3g} int8 GMAC/s ({machine.source})</p>"
+        f"{escape(model.weights)} · {escape(machine.cpu)} ({escape(machine.isa)}), {machine.threads} "
+        f"threads, {machine.gb_per_s:.3g} GB/s, {machine.gmac_per_s:.3g} int8 GMAC/s ({machine.source})</p>"
     )
     yield (
         f'<p class="soft">{escape(workload.name)}: {workload.prompt_tokens:,} tokens in, '
@@ -72,7 +72,7 @@ def _tiles(report: Report) -> Iterator[str]:
     tiles = [
         (seconds(now.ttft_s), "to the first token"),
         (seconds(now.tpot_s), "between tokens"),
-        (f"{now.tokens_per_s:,.3g} tokens/s", "of all streams"),
+        (f"{three(now.tokens_per_s)} tokens/s", "of all streams"),
         (size(now.memory_bytes), "weights and pages"),
     ]
     inside = "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for value, name in tiles)
@@ -90,10 +90,12 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
 
 def _roofline(report: Report) -> Iterator[str]:
     keys = "".join(
-        f'<span class="key" style="background:var(--{phase.name})"></span>{phase.name}' for phase in report.phases
+        f'<span class="key" style="background:var(--{phase.name})"></span>{phase.name}'
+        for phase in report.phases
     )
-    yield f'<h2>Against the ceilings</h2><div class="card"><svg id="roofline" viewBox="0 0 640 340" role="img" '
-    yield 'aria-label="Rate of every group of operators against arithmetic intensity, below the two ceilings">'
+    yield '<h2>Against the ceilings</h2><div class="card">'
+    yield '<svg id="roofline" viewBox="0 0 640 340" role="img" '
+    yield 'aria-label="Rate of every group of operators against its operations per byte, below the ceilings">'
     yield f"</svg><p class=soft>{keys} · the larger a dot, the more of its phase's time</p></div>"
 
 
@@ -104,8 +106,9 @@ def _phase(phase: PhaseReport) -> Iterator[str]:
     for op in sorted(phase.ops, key=lambda op: -op.seconds):
         near = "none is near" if op.ceiling == "overhead" else f"{op.fraction:.0%} of {op.ceiling}"
         yield (
-            f'<tr><td>{op.group}</td><td class="bars"><span class="bar {phase.name}" data-share="{op.share:.4f}">'
-            f"</span></td><td>{op.share:.0%}</td><td>{seconds(op.seconds)}</td><td>{size(op.read_bytes)}</td>"
+            f'<tr><td>{op.group}</td><td class="bars"><span class="bar {phase.name}" '
+            f'data-share="{op.share:.4f}"></span>'
+            f"</td><td>{op.share:.0%}</td><td>{seconds(op.seconds)}</td><td>{size(op.read_bytes)}</td>"
             f"<td>{op.flops / 1e6:,.4g}</td><td>{near}</td></tr>"
         )
     yield "</table></div>"
@@ -113,8 +116,8 @@ def _phase(phase: PhaseReport) -> Iterator[str]:
 
 def _remedies(report: Report) -> Iterator[str]:
     yield f"<h2>What would help, by {report.target}</h2><div class='card wide'><table>"
-    yield "<tr><th class=left>remedy</th><th>gain</th><th>interval</th><th>TTFT</th><th>TPOT</th><th>tokens/s</th>"
-    yield "<th>memory</th></tr>"
+    yield "<tr><th class=left>remedy</th><th>gain</th><th>interval</th><th>TTFT</th>"
+    yield "<th>TPOT</th><th>tokens/s</th><th>memory</th></tr>"
     helpful = [remedy for remedy in report.remedies if remedy.gain >= WORTH]
     for remedy in helpful[:SHOWN]:
         yield from _remedy(remedy)
@@ -136,7 +139,7 @@ def _remedy(remedy: Remedy) -> Iterator[str]:
         f'<tr><td class="words"><b>{escape(remedy.words)}</b><br><span class="soft">'
         f"{'<br>'.join(details)}</span></td><td>{remedy.gain:.2f}×</td>"
         f"<td>{remedy.low:.2f} … {remedy.high:.2f}</td><td>{seconds(then.ttft_s)}</td>"
-        f"<td>{seconds(then.tpot_s)}</td><td>{then.tokens_per_s:,.3g}</td><td>{size(then.memory_bytes)}</td></tr>"
+        f"<td>{seconds(then.tpot_s)}</td><td>{three(then.tokens_per_s)}</td><td>{size(then.memory_bytes)}</td></tr>"
     )
 
 
@@ -154,16 +157,18 @@ def _what_if() -> Iterator[str]:
         ("wi-rate", "of all streams"),
         ("wi-memory", "weights and pages"),
     ):
-        yield f'<div class="tile"><b id="{name}"></b><span>{label}</span> <span id="{name}-gain"></span></div>'
+        yield f'<div class="tile"><b id="{name}"></b><span>{label}</span> '
+        yield f'<span id="{name}-gain"></span></div>'
     yield '</div><div class="step" id="wi-step" title="a decode step"></div>'
-    yield '<p class="soft">Predicted here in the page, from the cost model and what was measured.</p></div></section>'
+    yield '<p class="soft">Predicted in the page, from the cost model and what was measured.</p>'
+    yield "</div></section>"
 
 
 def _checks(checks: Iterable[Check]) -> Iterator[str]:
     yield "<h2>Predicted, then measured</h2><div class='card wide'><table>"
     yield "<tr><th class=left>remedy</th><th>what</th><th>predicted</th><th>measured</th><th>error</th></tr>"
     for check in checks:
-        show = seconds if check.unit == "s" else (lambda value: f"{value:,.3g}")
+        show = seconds if check.unit == "s" else three
         unit = "" if check.unit == "s" else f" {check.unit}"
         yield (
             f"<tr><td>{escape(check.remedy)}</td><td>{check.what}</td><td>{show(check.predicted)}{unit}</td>"

@@ -92,4 +92,3 @@ def first_touch(runner: CpuRunner) -> float:
         took.append(time.perf_counter() - began_s)
     runner.remove(0)
     return max(0.0, took[0] - took[2])
-

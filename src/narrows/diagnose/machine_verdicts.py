@@ -45,8 +45,8 @@ def _loading(findings: Findings) -> Iterator[Verdict]:
     first = PHASES[phases[0][0]]
     kind = "packed before and found on disk" if loading.from_cache else "packed for the first time"
     words = (
-        f"A start takes {loading.total_s:.2g} s before the first request, most of it {first}; the weights were "
-        f"{kind}."
+        f"A start takes {loading.total_s:.2g} s before the first request, most of it {first}; the "
+        f"weights were {kind}."
     )
     evidence = [f"{PHASES[name]}: {seconds * 1e3:,.3g} ms" for name, seconds in phases if seconds > 1e-5]
     if loading.major_faults:

@@ -15,8 +15,8 @@ STEP: Final = 1.25  # sizes nearer to each other than this share a measurement
 
 
 class MeasuredCeilings:
-    """Keeps what it measured. Of the peak the highest counts, also of the stored profile: it is a matter of the
-    clock, and a neighbour on the cores only ever lowers it.
+    """Keeps what it measured. Of the peak the highest counts, also of the stored profile: it is a matter of
+    the clock, and a neighbour on the cores only ever lowers it.
     """
 
     def __init__(self, profile: MachineProfile | None = None, meter: CeilingsMeter | None = None) -> None:

@@ -1,7 +1,7 @@
 """Runs a model and puts together what was seen: its start, its loads, the host around them, the machine.
 
-In: a Subject, a Workload, a MachineProfile, options. Out: Findings, and the open runner for --check. Of a bare
-config only the arithmetic is left; the same Findings say so.
+In: a Subject, a Workload, a MachineProfile, options. Out: Findings, and the open runner for --check.
+Of a bare config only the arithmetic is left; the same Findings say so.
 """
 
 from __future__ import annotations
@@ -167,7 +167,11 @@ def _observe(question: Question, setup: Setup, started: Started, tell: Tell) -> 
 
 
 def _findings(
-    question: Question, setup: Setup, predictor: Predictor, phases: dict[str, PhaseReport], **seen: Any  # noqa: ANN401
+    question: Question,
+    setup: Setup,
+    predictor: Predictor,
+    phases: dict[str, PhaseReport],
+    **seen: Any,  # noqa: ANN401
 ) -> Findings:
     return Findings(
         subject=question.subject,

@@ -68,7 +68,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="chat, code, rag, classify, or a file: JSONL with prompt_tokens and output_tokens or prompt, "
         "or a trace in the shape of Azure's or Mooncake's; default: chat",
     )
-    parser.add_argument("--concurrency", type=int, metavar="N", help="streams at once; default: the workload's")
+    parser.add_argument(
+        "--concurrency", type=int, metavar="N", help="streams at once; default: the workload's"
+    )
     parser.add_argument(
         "--rate", type=float, metavar="PER_S", help="requests per second; default: of the file's times"
     )

@@ -64,7 +64,7 @@ class ProfileCeilings:
 
 @dataclass(frozen=True, slots=True)
 class CurveCeilings:
-    """Two bandwidths and what lies between them: the last-level cache's, by the share of the bytes it keeps."""
+    """Two bandwidths and what lies between them, by the share of the bytes that the last cache keeps."""
 
     cache_gb_per_s: float
     dram_gb_per_s: float
@@ -135,9 +135,7 @@ class Predictor:
         now = self.model.seconds(self.present.setup, load)
         steps = len(steps_of(setup, load)) / len(steps_of(self.present.setup, load))
         found = {
-            group: measured[group] * seconds / now[group]
-            if now.get(group) and group in measured
-            else seconds
+            group: measured[group] * seconds / now[group] if now.get(group) and group in measured else seconds
             for group, seconds in predicted.items()
         }
         found[OUTSIDE] = measured.get(OUTSIDE, 0.0) * steps

@@ -12,6 +12,7 @@ from narrows.report import Quality
 
 OURS: Final = "benchmarks/format_quality.py, docs/decisions/2026-11-21-four-bit-quality.md"
 SAME: Final = Quality("none: the same tokens, to the bit", "tests/runners, tests/engine")
+FLOATS: Final = Quality("none beyond the rounding of float sums in another order", "no measurement of ours")
 UNKNOWN: Final = Quality("unknown until measured on this model and its task", "no measurement of ours")
 SMALL: Final = " (measured on models of 0.3 to 4.3 million weights, which suffer more than larger ones)"
 
@@ -32,5 +33,7 @@ def of_weights(kind: str, *, is_embedded: bool, from_kind: str) -> Quality:
         f"KL {divergence:.2g} nats, the same first choice at {same_top:.1%} of positions, perplexity "
         f"x{perplexity:.3f}"
     )
-    against = "" if from_kind in ("auto", "f32", "f16", "bf16") else "; against bf16, not against " + from_kind
+    against = (
+        "" if from_kind in ("auto", "f32", "f16", "bf16") else "; against bf16, not against " + from_kind
+    )
     return Quality(words + against + ("" if is_embedded else SMALL), OURS)

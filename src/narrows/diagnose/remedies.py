@@ -6,47 +6,22 @@ listed too, with a gain below 1: it is known then that it was thought of.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Final, get_args
+from dataclasses import replace
+from typing import Final
 
+from narrows.diagnose.candidate import WEIGHTS, Candidate, command, weights_setup
 from narrows.diagnose.drafting import Drafting
 from narrows.diagnose.errors_known import known_error
 from narrows.diagnose.findings import Findings
-from narrows.diagnose.hosts import pipeline_parallel, replicas, tensor_parallel
-from narrows.diagnose.quality import SAME, UNKNOWN, of_weights
-from narrows.diagnose.setup import Setup
-from narrows.models.spec import TransformerSpec
-from narrows.report import Figures, Quality, Remedy, Target
-from narrows.runners.options import CpuOptions, KvDtype
+from narrows.diagnose.quality import SAME, of_weights
+from narrows.diagnose.remedies_elsewhere import elsewhere
+from narrows.engine.speculation import AUTO_STEP_S
+from narrows.report import Figures, Remedy, Target
 from narrows.runners.plan import Recipe
 
-PRUNED: Final = 0.25
 CHUNKS: Final = (32, 64, 128, 256, 512)
 BATCHES: Final = (0.5, 2, 4)
-LINK_SOURCE: Final = "alpha-beta of the link, ring all-reduce"
-NOT_HERE: Final = "not available in this version"
-# kind -> what `narrows serve` is told
-WEIGHTS: Final[Mapping[str, Mapping[str, str]]] = {
-    "bf16": {"weights": "bf16"},
-    "q8": {"weights": "q8"},
-    "q4": {"weights": "q4"},
-    "q4-fast": {"weights": "q4", "group-size": "128", "head": "q4"},
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A remedy before it is compared with the present."""
-
-    kind: str
-    words: str
-    figures: Figures
-    quality: Quality
-    command: str | None = None
-    setup: Setup | None = None  # that --check can apply
-    notes: tuple[str, ...] = ()
 
 
 def remedies(findings: Findings, present: Mapping[str, str], drafting: Drafting | None) -> tuple[Remedy, ...]:
@@ -98,36 +73,7 @@ def candidates(
     yield from _batches(findings, present)
     yield from _chunks(findings, present)
     yield from _speculation(findings, present, drafting)
-    yield from _smaller_models(findings)
-    yield from _keys(findings, present)
-    yield from _hosts(findings, present)
-    yield from _gpus(findings)
-
-
-def command(findings: Findings, present: Mapping[str, str], changes: Mapping[str, str]) -> str | None:
-    """The words of `narrows serve`; None where Narrows cannot run this model."""
-    if not findings.subject.is_known:
-        return None
-    options = {**present, **changes}
-    if options.get("weights") not in ("q4", "q8"):
-        options.pop("group-size", None)
-    given = [] if findings.subject.given is None else [findings.subject.given]
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return shlex.join(["narrows", "serve", *given, *words])
-
-
-def weights_setup(findings: Findings, kind: str) -> Setup:
-    """The setup with other weights."""
-    told = WEIGHTS[kind]
-    group = told.get("group-size")
-    options = CpuOptions(
-        weights=told["weights"],  # type: ignore[arg-type]
-        group=None if group is None else int(group),
-        head=told.get("head", "auto"),  # type: ignore[arg-type]
-    )
-    recipe = findings.subject.recipe(options)
-    in_int8 = findings.subject.int8_attention(options, recipe)
-    return replace(findings.setup, recipe=recipe, int8_attention=in_int8)
+    yield from elsewhere(findings, present)
 
 
 def _weights(findings: Findings, present: Mapping[str, str]) -> Iterator[Candidate]:
@@ -202,7 +148,9 @@ def _chunks(findings: Findings, present: Mapping[str, str]) -> Iterator[Candidat
             continue
         other = replace(setup, chunk=chunk)
         figures = findings.predictor.figures(other)
-        stalls = f"streams wait up to {figures.stall_s * 1e3:,.3g} ms for a token, now {now.stall_s * 1e3:,.3g}"
+        stalls = (
+            f"streams wait up to {figures.stall_s * 1e3:,.3g} ms for a token, now {now.stall_s * 1e3:,.3g}"
+        )
         yield Candidate(
             f"chunk:{chunk}",
             f"prompts in chunks of {chunk} beside answers",
@@ -228,8 +176,11 @@ def _speculation(
         tokens_per_s=1 / (max(0.0, rest) + now.tpot_s / findings.setup.streams / faster),
     )
     figures = replace(figures, machine_s_per_1k=1000 / figures.tokens_per_s)
-    notes = (f"{drafting.tokens_per_step:.2f} tokens a step on {drafting.text}; other texts, other guesses",)
+    notes = [f"{drafting.tokens_per_step:.2f} tokens a step on {drafting.text}; other texts, other guesses"]
     changes = {"speculation": "on"}
+    if findings.phases["decode"].seconds >= AUTO_STEP_S:
+        notes.append("serving does so by itself where steps take so long, unless --speculation off")
+        changes = {}
     yield Candidate(
         "speculate",
         "tokens guessed from the text so far and verified",
@@ -237,78 +188,5 @@ def _speculation(
         SAME,
         command(findings, present, changes),
         None,
-        notes,
+        tuple(notes),
     )
-
-
-def _smaller_models(findings: Findings) -> Iterator[Candidate]:
-    spec = findings.setup.spec
-    percent = f"{PRUNED:.0%}"
-    for kind, words, smaller in (
-        ("prune:width", f"prune the MLPs' width by {percent}", _narrower(spec, 1 - PRUNED)),
-        ("prune:depth", f"prune {percent} of the layers", _shallower(spec, 1 - PRUNED)),
-        ("distil", "distil to half the layers and half the MLPs' width", _narrower(_shallower(spec, 0.5), 0.5)),
-    ):
-        other = replace(findings.setup, spec=smaller)
-        yield Candidate(kind, words, findings.predictor.figures(other), UNKNOWN)
-
-
-def _narrower(spec: TransformerSpec, share: float) -> TransformerSpec:
-    layers = tuple(
-        replace(layer, intermediate=max(16, round(layer.intermediate * share / 16) * 16))
-        for layer in spec.layers
-    )
-    return replace(spec, layers=layers)
-
-
-def _shallower(spec: TransformerSpec, share: float) -> TransformerSpec:
-    return replace(spec, layers=spec.layers[: max(1, round(len(spec.layers) * share))])
-
-
-def _keys(findings: Findings, present: Mapping[str, str]) -> Iterator[Candidate]:
-    if findings.setup.kv_item_bytes <= 1:
-        return
-    other = replace(findings.setup, kv_item_bytes=1.0)
-    is_offered = "int8" in get_args(KvDtype)
-    yield Candidate(
-        "kv:int8",
-        "keys and values in 8 bits",
-        findings.predictor.figures(other),
-        UNKNOWN,
-        command(findings, present, {"kv": "int8"}) if is_offered else None,
-        None,
-        ("bytes only: what unpacking them costs is not counted",),
-    )
-
-
-def _hosts(findings: Findings, present: Mapping[str, str]) -> Iterator[Candidate]:
-    hosts, link, setup, predictor = findings.hosts, findings.link, findings.setup, findings.predictor
-    if hosts < 2:
-        return
-    yield Candidate(
-        "hosts:replicas",
-        f"{hosts} replicas, each on a host of its own",
-        replicas(predictor, setup, hosts),
-        SAME,
-        command(findings, present, {}),
-        None,
-        ("the command runs on every host; a load balancer in front of them is yours",),
-    )
-    if link is None:
-        return
-    notes = (f"{link.peer}: {link.latency_s * 1e6:,.3g} us, {link.gb_per_s:.3g} GB/s; {LINK_SOURCE}",)
-    for kind, figures in (
-        ("tensor", tensor_parallel(predictor, setup, link, hosts)),
-        ("pipeline", pipeline_parallel(predictor, setup, link, hosts)),
-    ):
-        yield Candidate(f"hosts:{kind}", f"{kind} parallel over {hosts} hosts", figures, SAME, notes=notes)
-
-
-def _gpus(findings: Findings) -> Iterator[Candidate]:
-    from narrows.diagnose.gpus import on_gpu
-
-    for gpu in findings.profile.gpus:
-        found = on_gpu(findings.predictor, findings.setup, gpu)
-        if found is not None:
-            figures, notes = found
-            yield Candidate("gpu", f"a GPU: {gpu.name}", figures, SAME, notes=notes)

@@ -1,7 +1,7 @@
 """Lays the seconds of operators against ceilings: which one is near, and how near.
 
-In: a Setup's loads, seconds by group, the ceilings. Out: PhaseReports. Work is what the kernels do: bytes read
-once, multiply-adds counted as int8 ones (a float one is worth four: models/step_time.py).
+In: a Setup's loads, seconds by group, the ceilings. Out: PhaseReports. Work is what the kernels do: bytes
+read once, multiply-adds counted as int8 ones (a float one is worth four: models/step_time.py).
 """
 
 from __future__ import annotations
@@ -53,10 +53,7 @@ def nearest(work: Work, seconds: float, near: Ceilings, rates: Rates) -> tuple[C
     fractions: dict[Ceiling, float] = {
         "memory": work.read_bytes / seconds / (near.gb_per_s * 1e9),
         "compute": work.macs / seconds / (near.gmac_per_s * 1e9),
-        "latency": (1 - near.cached)
-        * work.kv_bytes
-        / seconds
-        / (rates.page_gb_per_s * near.threads * 1e9),
+        "latency": (1 - near.cached) * work.kv_bytes / seconds / (rates.page_gb_per_s * near.threads * 1e9),
     }
     name = max(fractions, key=lambda ceiling: fractions[ceiling])
     return (name if fractions[name] >= NEAR else "overhead"), fractions[name]

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from narrows.errors import InvalidConfig
 if TYPE_CHECKING:
     from narrows.diagnose.observe import Observed, Question, Tell
     from narrows.machine.profile import MachineProfile
-    from narrows.report import Report
+    from narrows.report import Report, Target
 
 PHASES = 6  # of a run, for the progress bar
 MAX_HOSTS = 1024
@@ -78,7 +79,7 @@ def _question(arguments: argparse.Namespace, choice: options.ModelChoice) -> Que
     )
     fitted = fit_context(workload, min(subject.spec.max_positions, choice.max_context or 1 << 62))
     profile = load_profile()
-    target = arguments.target or ("ttft" if fitted.output_tokens == 1 else "tpot")
+    target: Target = arguments.target or ("ttft" if fitted.output_tokens == 1 else "tpot")
     link = options.read_link(arguments.link, profile.links)
     spare = max(1, fitted.streams * 4) if arguments.check else 1
     return Question(subject, fitted, profile, choice, target, link, arguments.hosts, spare)
@@ -101,8 +102,6 @@ def _counter(folder: Path | None) -> Any:  # noqa: ANN401
 
 
 def _diagnose(question: Question, arguments: argparse.Namespace, tell: Tell) -> Report:
-    from dataclasses import replace
-
     from narrows.diagnose.assemble import report
     from narrows.diagnose.observe import observed
 

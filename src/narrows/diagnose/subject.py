@@ -106,7 +106,9 @@ def open_subject(
     if path is not None and path.is_file():
         if path.suffix != ".json":
             raise InvalidModel(f"{path} is a file; give a model folder or its config.json")
-        return _from_config(ModelConfig(read_json(path), source=str(path)), path.parent.name, model, max_context)
+        return _from_config(
+            ModelConfig(read_json(path), source=str(path)), path.parent.name, model, max_context
+        )
     if config_only and path is not None and not path.is_dir():
         raise InvalidModel(
             f"{path} does not exist; --config-only takes a folder or a config.json "

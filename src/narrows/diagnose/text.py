@@ -28,7 +28,11 @@ def lines(report: Report) -> list[str]:
         "",
         *_remedies(report),
         *(["", *check_lines(report.checks)] if report.checks else []),
-        *(["", "Notes", *(line for note in report.notes for line in _wrapped(f"- {note}", 2))] if report.notes else []),
+        *(
+            ["", "Notes", *(line for note in report.notes for line in _wrapped(f"- {note}", 2))]
+            if report.notes
+            else []
+        ),
     ]
 
 
@@ -39,6 +43,11 @@ def seconds(value: float) -> str:
     if value >= 1e-3:
         return f"{value * 1e3:.3g} ms"
     return f"{value * 1e6:.3g} us"
+
+
+def three(value: float) -> str:
+    """Three digits, thousands apart."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def size(num_bytes: float) -> str:
@@ -55,7 +64,10 @@ def _wrapped(text: str, indent: int) -> list[str]:
 
 def _head(report: Report) -> Iterator[str]:
     model, machine, workload = report.model, report.machine, report.workload
-    yield f"{model.name}: {model.family}, {model.parameters / 1e6:,.4g} M weights in {model.layers} layers, {model.weights}"
+    yield (
+        f"{model.name}: {model.family}, {model.parameters / 1e6:,.4g} M weights in {model.layers} layers, "
+        f"{model.weights}"
+    )
     yield (
         f"on {machine.cpu or 'this CPU'} ({machine.isa}), {machine.threads} "
         f"thread{'s' if machine.threads > 1 else ''}: {machine.gb_per_s:.3g} GB/s, {machine.gmac_per_s:.3g} "
@@ -74,7 +86,7 @@ def _now(report: Report) -> Iterator[str]:
     now = report.now
     yield (
         f"now: first token after {seconds(now.ttft_s)}, then one every {seconds(now.tpot_s)}; "
-        f"{now.tokens_per_s:,.3g} tokens/s in all; {size(now.memory_bytes)} of weights and pages"
+        f"{three(now.tokens_per_s)} tokens/s in all; {size(now.memory_bytes)} of weights and pages"
     )
     if now.stall_s:
         yield f"     a stream waits up to {seconds(now.stall_s)} for a token while another prompt is read"
@@ -89,13 +101,20 @@ def _phase(phase: PhaseReport) -> Iterator[str]:
     yield f"{phase.name}, {unit}: {seconds(phase.seconds)}, {phase.source}"
     yield f"  {'group':10} {'time':>9} {'share':>6} {'bytes':>9} {'MFLOP':>10}  of which ceiling"
     for op in sorted(phase.ops, key=lambda op: -op.seconds):
-        near = f"{op.fraction:4.0%} of {op.ceiling}" if op.ceiling != "overhead" else f"{op.fraction:4.0%}: none is near"
+        near = (
+            f"{op.fraction:4.0%} of {op.ceiling}"
+            if op.ceiling != "overhead"
+            else f"{op.fraction:4.0%}: none is near"
+        )
         yield (
             f"  {op.group:10} {seconds(op.seconds):>9} {op.share:6.0%} {size(op.read_bytes):>9} "
             f"{op.flops / 1e6:10,.4g}  {near}"
         )
     share = phase.outside_s / phase.seconds if phase.seconds else 0.0
-    yield f"  {'outside':10} {seconds(phase.outside_s):>9} {share:6.0%} {'':9} {'':10}  entering the core, waking threads"
+    yield (
+        f"  {'outside':10} {seconds(phase.outside_s):>9} {share:6.0%} {'':9} {'':10}  entering the core, "
+        "waking threads"
+    )
 
 
 def _verdict(verdict: Verdict) -> Iterator[str]:
@@ -121,8 +140,8 @@ def _remedy(remedy: Remedy, now: Figures) -> Iterator[str]:
     then = remedy.figures
     yield from _wrapped(f"{remedy.gain:.2f}x  [{remedy.low:.2f}, {remedy.high:.2f}]  {remedy.words}", 2)
     yield (
-        f"        TTFT {seconds(then.ttft_s)}, TPOT {seconds(then.tpot_s)}, {then.tokens_per_s:,.3g} tokens/s, "
-        f"{size(then.memory_bytes)}"
+        f"        TTFT {seconds(then.ttft_s)}, TPOT {seconds(then.tpot_s)}, {three(then.tokens_per_s)} "
+        f"tokens/s, {size(then.memory_bytes)}"
     )
     if not remedy.quality.words.startswith("none"):
         yield from _wrapped(f"quality: {remedy.quality.words} ({remedy.quality.source})", 8)
@@ -136,7 +155,7 @@ def check_lines(checks: Sequence[Check]) -> list[str]:
     made = ["Predicted, then measured"]
     width = max([len(check.remedy) for check in checks], default=0)
     for check in checks:
-        show = seconds if check.unit == "s" else (lambda value: f"{value:.3g}")
+        show = seconds if check.unit == "s" else three
         made.append(
             f"  {check.remedy:{width}} {check.what:10} predicted {show(check.predicted):>9}, measured "
             f"{show(check.measured):>9}{'' if check.unit == 's' else ' ' + check.unit}  {check.error:+.1%}"

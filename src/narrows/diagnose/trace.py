@@ -21,7 +21,9 @@ from narrows.models.costs import Chunk
 WORK_S: Final = 0.4  # of units of a load, at least
 LEAST_UNITS: Final = 3
 QUIET_PART: Final = 10  # a tenth of the units, the fastest, is what is told of
-LONG_UNIT_S: Final = 1.5  # a unit that takes so long warms itself: it counts, and no more are run than need be
+LONG_UNIT_S: Final = (
+    1.5  # a unit that takes so long warms itself: it counts, and no more are run than need be
+)
 GREEDY: Final = SamplingParams(temperature=0.0)
 SAMPLED: Final = SamplingParams(temperature=0.8, top_p=0.95, top_k=40, seed=1)
 PLAIN_IDS: Final = 4096  # ids are counted through, no further than this
@@ -148,9 +150,7 @@ class Tracer:
 
 
 def _sequence(request_id: int, chunk: Chunk, place: tuple[int, ...], vocab: int) -> SequenceStep:
-    ids = tuple(
-        (chunk.start + i) % min(vocab, PLAIN_IDS) for i in range(chunk.num_tokens)
-    )
+    ids = tuple((chunk.start + i) % min(vocab, PLAIN_IDS) for i in range(chunk.num_tokens))
     return SequenceStep(request_id, ids, chunk.start, place, chunk.num_logits > 0)
 
 

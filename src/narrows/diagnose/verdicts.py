@@ -150,10 +150,11 @@ def _evidence(findings: Findings, cause: str) -> tuple[str, ...]:
     ops = [
         op
         for op in report.ops
-        if op.ceiling in wanted and (phase == "prefill" or wanted[0] != "memory" or (op.group == "attention") == is_kv)
+        if op.ceiling in wanted
+        and (phase == "prefill" or wanted[0] != "memory" or (op.group == "attention") == is_kv)
     ]
     ops.sort(key=lambda op: -op.seconds)
-    return tuple(_op_words(report, op) for op in ops[:OPS_SHOWN] if op.seconds > 0)
+    return tuple(_op_words(report, op) for op in ops[:OPS_SHOWN] if op.share >= LEAST_SHARE)
 
 
 def _op_words(report: PhaseReport, op: OpReport) -> str:

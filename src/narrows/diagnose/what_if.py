@@ -10,9 +10,9 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any, Final
 
+from narrows.diagnose.candidate import WEIGHTS, weights_setup
 from narrows.diagnose.findings import Findings
 from narrows.diagnose.predict import CostModel, CurveCeilings, ProfileCeilings
-from narrows.diagnose.remedies import WEIGHTS, weights_setup
 from narrows.diagnose.setup import LOADS, Setup
 from narrows.machine.bandwidth import DRAM_BYTES
 from narrows.models.costs import Chunk, step_costs
@@ -27,9 +27,7 @@ def what_if(findings: Findings) -> dict[str, Any]:
     setup = findings.setup
     curve = curve_of(findings)
     kinds = {NOW: setup} | {
-        kind: other
-        for kind in WEIGHTS
-        if (other := weights_setup(findings, kind)).recipe != setup.recipe
+        kind: other for kind in WEIGHTS if (other := weights_setup(findings, kind)).recipe != setup.recipe
     }
     present = findings.predictor.present
     return {

@@ -1,4 +1,4 @@
-"""The two ceilings of a step, measured near in time to it: a shared machine's bandwidth changes by the minute.
+"""The two ceilings of a step, measured near in time to it, as a shared machine's bandwidth moves.
 
 In: threads and the bytes a step reads. Out: GB/s over as many bytes and int8 multiply-adds per second.
 A stored profile (profile.py) says what the machine was measured to do once; this says what it does now.

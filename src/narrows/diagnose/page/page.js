@@ -19,13 +19,13 @@ function draw(parent, name, attributes, text) {
 
 // Arithmetic intensity against rate, both logarithmic: below the slope memory is the limit, below the flat peak.
 function roofline() {
-  const svg = NEEDS("roofline"), W = 640, H = 340, L = 62, B = 40, R = 14, T = 14;
+  const svg = NEEDS("roofline"), W = 640, H = 340, L = 62, B = 40, R = 26, T = 14;
   const peak = 2 * report.machine.gmac_per_s, slope = report.machine.gb_per_s;
   const points = report.phases.flatMap((phase) => phase.ops
     .filter((op) => op.flops > 0 && op.read_bytes > 0 && op.seconds > 0)
     .map((op) => ({ phase: phase.name, op, x: op.flops / op.read_bytes, y: op.flops / op.seconds / 1e9 })));
   if (!points.length) return;
-  const xs = points.map((p) => p.x).concat(peak / slope), ys = points.map((p) => p.y).concat(peak);
+  const xs = points.map((p) => p.x).concat(peak / slope, 1), ys = points.map((p) => p.y).concat(peak);
   const range = (values) => [10 ** Math.floor(Math.log10(Math.min(...values))), 10 ** Math.ceil(Math.log10(Math.max(...values) * 1.2))];
   const [x0, x1] = range(xs), [y0, y1] = range(ys);
   const X = (x) => L + ((Math.log10(x) - Math.log10(x0)) / Math.log10(x1 / x0)) * (W - L - R);
@@ -42,6 +42,10 @@ function roofline() {
   draw(svg, "polyline", { points: `${X(from)},${Y(from * slope)} ${X(knee)},${Y(peak)} ${X(x1)},${Y(peak)}`, class: "roof" });
   draw(svg, "text", { x: W - R - 4, y: Y(peak) - 6, "text-anchor": "end", class: "label" }, `${three(peak)} GOP/s int8`);
   draw(svg, "text", { x: X(knee) - 8, y: Y(peak) + 22, "text-anchor": "end", class: "label" }, `${three(slope)} GB/s`);
+  if (report.phases.some((phase) => phase.ops.some((op) => op.flops > 0)) && /^(f32|f16|bf16)/.test(report.model.weights)) {
+    draw(svg, "line", { x1: X(knee / 4), x2: X(x1), y1: Y(peak / 4), y2: Y(peak / 4), class: "grid float" });
+    draw(svg, "text", { x: W - R - 4, y: Y(peak / 4) - 6, "text-anchor": "end", class: "label" }, `${three(peak / 4)} GFLOP/s of float weights`);
+  }
   draw(svg, "text", { x: (L + W) / 2, y: H - 6, "text-anchor": "middle", class: "tick" }, "operations per byte read");
   draw(svg, "text", { x: 12, y: H / 2, transform: `rotate(-90 12 ${H / 2})`, "text-anchor": "middle", class: "tick" }, "GOP/s");
   for (const { phase, op, x, y } of points) {
