@@ -96,7 +96,9 @@ def seen(model: Subject, *arguments: Any, **options: Any) -> Observed:
     return without_running(question(model, *arguments, **options))
 
 
-def as_if_measured(found: Observed, *, host_s: float = 0.0, request_s: float = 0.0, **findings: Any) -> Observed:
+def as_if_measured(
+    found: Observed, *, host_s: float = 0.0, request_s: float = 0.0, **findings: Any
+) -> Observed:
     """The same seconds, said to be measured, with a host around them."""
     old = found.findings
     loads = {load: old.predictor.seconds(old.setup, load) for load in LOADS}

@@ -54,7 +54,9 @@ def test_a_missing_field_is_named(tmp_path: Path, field: str, family: str) -> No
 
 def test_an_unknown_architecture_is_counted_as_a_plain_decoder_and_said_to_be(tmp_path: Path) -> None:
     known = subject(tmp_path)
-    unknown = subject(tmp_path, model_type="newcomer", architectures=["NewcomerForCausalLM"], rope_scaling={"x": 1})
+    unknown = subject(
+        tmp_path, model_type="newcomer", architectures=["NewcomerForCausalLM"], rope_scaling={"x": 1}
+    )
     assert not unknown.is_known
     assert any("'newcomer'" in missing for missing in unknown.missing)
     assert parameters(unknown.spec) == parameters(known.spec)

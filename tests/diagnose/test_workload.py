@@ -89,8 +89,14 @@ def test_a_bad_line_is_named(tmp_path: Path, line: object, said: str) -> None:
     [
         (("TIMESTAMP,ContextTokens", "2023-11-16 18:15:46,3"), "column GeneratedTokens is missing"),
         (("TIMESTAMP,ContextTokens,GeneratedTokens", "noon,3,4"), "line 2: TIMESTAMP is 'noon'"),
-        (("TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46,x,4"), "line 2: ContextTokens is 'x'"),
-        (("TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46,3"), "line 2: GeneratedTokens is None"),
+        (
+            ("TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46,x,4"),
+            "line 2: ContextTokens is 'x'",
+        ),
+        (
+            ("TIMESTAMP,ContextTokens,GeneratedTokens", "2023-11-16 18:15:46,3"),
+            "line 2: GeneratedTokens is None",
+        ),
     ],
 )
 def test_a_bad_line_of_a_trace_is_named(tmp_path: Path, lines: tuple[str, ...], said: str) -> None:

@@ -51,7 +51,7 @@ _ITEM_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """`folder` None: only a config. `given`: what the user wrote, for commands; None: the embedded model."""
+    """`folder` None: only a config. `given`: what `narrows serve` would take; None: the embedded one."""
 
     name: str
     given: str | None
@@ -107,7 +107,7 @@ def open_subject(
         if path.suffix != ".json":
             raise InvalidModel(f"{path} is a file; give a model folder or its config.json")
         return _from_config(
-            ModelConfig(read_json(path), source=str(path)), path.parent.name, model, max_context
+            ModelConfig(read_json(path), source=str(path)), path.parent.name, str(path.parent), max_context
         )
     if config_only and path is not None and not path.is_dir():
         raise InvalidModel(
