@@ -138,13 +138,18 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A remedy applied: what was predicted and what was measured, seconds or tokens per second."""
+    """A remedy applied: what was predicted and what was measured, seconds or tokens per second.
+
+    `quiet`: of the CPU time that the threads wanted while it was measured, the share they got; far below 1
+    something else was on the cores, and the figures say as much about that.
+    """
 
     remedy: str
     what: str
     predicted: float
     measured: float
     unit: str
+    quiet: float = 1.0
 
     @property
     def error(self) -> float:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.diagnose.synthetic import as_if_measured, seen, subject, workload
 
 from narrows.diagnose.assemble import report
 from narrows.diagnose.candidate import weights_setup
@@ -21,6 +20,7 @@ from narrows.diagnose.observe import Observed
 from narrows.diagnose.predict import CostModel, Predictor, Present
 from narrows.diagnose.what_if import curve_of
 from narrows.report import Check
+from tests.diagnose.synthetic import as_if_measured, seen, subject, workload
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.diagnose.synthetic import machine, seen, subject, workload
 
 from narrows.diagnose.predict import OUTSIDE, CurveCeilings, Predictor, Present, ProfileCeilings, compose
 from narrows.diagnose.setup import LOADS, Setup
 from narrows.errors import InvalidConfig
+from tests.diagnose.synthetic import machine, seen, subject, workload
 
 
 @pytest.fixture

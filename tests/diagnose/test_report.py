@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.diagnose.synthetic import machine, seen, subject, workload
 
 from narrows.diagnose.assemble import report
 from narrows.diagnose.text import check_lines, lines, percentile
 from narrows.errors import InvalidConfig
 from narrows.report import Check, Report
+from tests.diagnose.synthetic import machine, seen, subject, workload
 
 GOLDEN = Path(__file__).parent / "golden_report.json"
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.diagnose.synthetic import LLAMA, machine, question, subject, workload
-from tests.models.tiny import VARIANTS, save_tiny
 
 from narrows.diagnose.assemble import report
 from narrows.diagnose.observe import without_running
@@ -16,6 +14,8 @@ from narrows.diagnose.subject import EMBEDDED_NAME, open_subject
 from narrows.errors import InvalidModel, UnsupportedModel
 from narrows.runners.loading import kv_block_bytes
 from narrows.runners.plan import make_plan
+from tests.diagnose.synthetic import LLAMA, machine, question, subject, workload
+from tests.models.tiny import VARIANTS, save_tiny
 
 
 def test_a_bare_config_gets_figures_and_says_what_is_missing(tmp_path: Path) -> None:

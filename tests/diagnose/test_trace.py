@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.diagnose.synthetic import ScriptedRunner, question, subject, workload
 
 from narrows.diagnose.drafting import best_count, draft, write
 from narrows.diagnose.predict import OUTSIDE
 from narrows.diagnose.setup import LOADS, Setup
 from narrows.diagnose.trace import Tracer
 from narrows.errors import OutOfMemory
+from tests.diagnose.synthetic import ScriptedRunner, question, subject, workload
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.diagnose.synthetic import as_if_measured, machine, seen, shares, subject, workload
 
 from narrows.diagnose.assemble import report
 from narrows.diagnose.findings import causes
@@ -17,6 +16,7 @@ from narrows.diagnose.process import Readings, Spell, between, read_process
 from narrows.diagnose.queueing import queueing
 from narrows.machine.profile import Gpu, Link
 from narrows.report import Remedy, Report
+from tests.diagnose.synthetic import as_if_measured, machine, seen, shares, subject, workload
 
 QUIET = Spell(10.0, 0, 0, 8 << 30, 0.0, 0.0)
 
@@ -144,7 +144,11 @@ def test_throttling_and_stolen_time_are_told_from_what_the_kernel_counted(tmp_pa
     assert shares(told(throttled))["throttling"] == pytest.approx(0.4)
     stolen = as_if_measured(plain, spell=replace(QUIET, steal_s=10.0))
     assert shares(told(stolen))["steal"] == pytest.approx(0.25)
-    assert not {"throttling", "steal", "paging"} & set(shares(told(as_if_measured(plain, spell=QUIET))))
+    busy = as_if_measured(plain, spell=QUIET, disturbed=4.0)
+    assert shares(told(busy))["neighbours"] == pytest.approx(0.75)
+    assert not {"throttling", "steal", "paging", "neighbours"} & set(
+        shares(told(as_if_measured(plain, spell=QUIET)))
+    )
 
 
 def test_swapping_and_a_model_larger_than_memory_are_told(tmp_path: Path) -> None:

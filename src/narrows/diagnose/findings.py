@@ -37,6 +37,7 @@ class Findings:
     max_running: int = 64
     loading: LoadingTimes | None = None
     spell: Spell | None = None
+    disturbed: float = 1.0  # median over undisturbed seconds of a decode step
     link: Link | None = None
     hosts: int = 1
 

@@ -19,6 +19,7 @@ LEAST_SHARE: Final = 0.02
 PAGE_BYTES: Final = 4096
 FAULT_S: Final = 1e-4  # of a page from an SSD where no disk was measured
 THROTTLED: Final = 0.01  # of the time measured
+DISTURBED: Final = 1.25  # median over undisturbed time of a step
 STOLEN: Final = 0.05  # of the CPUs' time
 
 
@@ -86,6 +87,12 @@ def _threads(findings: Findings) -> Iterator[Verdict]:
 
 
 def _disturbed(findings: Findings) -> Iterator[Verdict]:
+    if findings.disturbed >= DISTURBED:
+        words = (
+            "Something else uses these cores: half of the decode steps took at least "
+            f"{findings.disturbed:.2g} times as long as undisturbed ones, which all other figures are of."
+        )
+        yield Verdict("neighbours", 1 - 1 / findings.disturbed, "request", words)
     spell = findings.spell
     if spell is None or spell.seconds <= 0:
         return

@@ -161,7 +161,10 @@ def _observe(question: Question, setup: Setup, started: Started, tell: Tell) -> 
     phases: dict[str, PhaseReport] = {
         load: phase(setup, load, timed[load].groups, model, "measured") for load in LOADS
     }
-    findings = _findings(question, setup, predictor, phases, loading=started.loading, spell=spell)
+    disturbed = timed["decode"].median_s / timed["decode"].seconds
+    findings = _findings(
+        question, setup, predictor, phases, loading=started.loading, spell=spell, disturbed=disturbed
+    )
     tell("trying guesses")
     return Observed(findings, _drafting(findings, started), started, ceilings)
 
