@@ -4,8 +4,8 @@
     diagnose_check.py --report                 the tables of docs/1-diagnose.md, from the rows
 
 The embedded model always; of the shapes of the CPU benchmark those whose folders are there (shapes.py makes
-them). Present and remedied setups are timed by turns. Of a check that was measured several times the quietest row
-counts, and rows during which others were on the cores (`quiet` below check.QUIET) are left out and counted.
+them). Present and remedied setups are timed by turns. Of a check that was measured several times the quietest
+row counts, and rows during which others were on the cores (`quiet` below check.QUIET) are left out, counted.
 """
 
 from __future__ import annotations
