@@ -35,6 +35,7 @@ HERE = Path(__file__).parent
 ROWS = HERE / "results" / "diagnose_check.jsonl"
 DOCS = HERE.parent / "docs" / "1-diagnose.md"
 BEGIN, END = "<!-- checks -->", "<!-- /checks -->"
+Case = tuple[str, str, int, int, int]
 # (shape, weights that it starts from, prompt, answer, streams)
 CASES = (
     ("embedded", "auto", 512, 256, 1),
@@ -47,7 +48,7 @@ CASES = (
 )
 
 
-def measure(shapes: Path, cases: Iterable[tuple[str, str, int, int, int]], rounds: int) -> None:
+def measure(shapes: Path, cases: Iterable[Case], rounds: int, budget_s: float) -> None:
     profile = load_profile()
     for shape, weights, prompt, output, streams in cases:
         folder = shapes / shape
@@ -60,20 +61,20 @@ def measure(shapes: Path, cases: Iterable[tuple[str, str, int, int, int]], round
         choice = ModelChoice(weights=weights)
         question = Question(model, fitted, profile, choice, "tpot", spare_streams=4 * streams)
         with tqdm(desc=f"{shape} {weights}", leave=False) as bar:
-            found = _run(question, bar, rounds)
+            found = _run(question, bar, rounds, budget_s)
         facts = {"time": int(time.time()), **machine_facts()}
         case = {"shape": shape, "weights": weights, "prompt": prompt, "output": output, "streams": streams}
         with ROWS.open("a") as out:
             out.writelines(json.dumps({**facts, **case, **asdict(check)}) + "\n" for check in found)
 
 
-def _run(question: Question, bar: tqdm, rounds: int) -> list[Check]:
+def _run(question: Question, bar: tqdm, rounds: int, budget_s: float) -> list[Check]:
     def tell(text: str) -> None:
         bar.set_description_str(text)
         bar.update(1)
 
     with observed(question, tell) as seen:
-        return list(checks(question, seen, tell, rounds=rounds))
+        return list(checks(question, seen, tell, rounds=rounds, budget_s=budget_s))
 
 
 def read_rows() -> tuple[list[dict[str, Any]], int]:
@@ -137,11 +138,14 @@ def main() -> None:
     )
     parser.add_argument("--only", help="cases of this shape")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--budget", type=float, default=8.0, help="seconds of the rounds of one load")
+    parser.add_argument("--case", type=int, help="only the case of this number")
     parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
     if not arguments.report:
-        cases = [case for case in CASES if arguments.only in (None, case[0])]
-        measure(arguments.shapes, cases, arguments.rounds)
+        chosen = CASES if arguments.case is None else CASES[arguments.case : arguments.case + 1]
+        cases = [case for case in chosen if arguments.only in (None, case[0])]
+        measure(arguments.shapes, cases, arguments.rounds, arguments.budget)
     rows, num_left_out = read_rows()
     text = tables(rows) + f"\n\n{num_left_out} checks were left out: others were on the cores each time."
     print(text)

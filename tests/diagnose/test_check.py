@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ pytest.importorskip("narrows._core", reason="the native core is not built")
 
 from narrows.diagnose import check, run
 from narrows.diagnose.observe import observed
-from narrows.diagnose.options import ModelChoice
 from narrows.diagnose.remedies import remedies
 from narrows.diagnose.setup import Setup
 from narrows.diagnose.subject import open_subject
@@ -26,15 +26,12 @@ def quiet(text: str) -> None:
     """Nobody looks."""
 
 
-def test_both_sides_are_timed_by_turns_and_the_least_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_sides_are_timed_by_turns_and_the_least_counts(tmp_path: Path) -> None:
     setup: Setup = question(subject(tmp_path), workload(64, 16, 2)).setup(2)
     ours, theirs = ScriptedRunner(token_s=2e-3), ScriptedRunner(token_s=1e-3)
     ours.slow_steps = theirs.slow_steps = 1
     sides = Tracer(ours, ours.clock), Tracer(theirs, theirs.clock)
-    monkeypatch.setattr(check, "BUDGET_S", 0.0)
-    turns = check.by_turns(sides[0], setup, sides[1], setup, "decode", rounds=3)
+    turns = check.by_turns(sides[0], setup, sides[1], setup, "decode", rounds=3, budget_s=0.0)
     assert turns.now_s == pytest.approx(2 * 2e-3 + 2e-3)
     assert turns.then_s == pytest.approx(2 * 1e-3 + 2e-3)
 
@@ -56,15 +53,13 @@ def test_what_can_be_applied_here_is_applied_and_compared(
 ) -> None:
     """On a tiny model: every kind of remedy is run, and none of them is only listed."""
     monkeypatch.setattr(check, "TURN_S", 0.0)
-    monkeypatch.setattr(check, "BUDGET_S", 0.0)
     save_tiny("llama_tied", tmp_path)
     model = open_subject(str(tmp_path))
-    asked = question(model, workload(60, 20, 2), machine(), threads=2)
-    asked = type(asked)(model, asked.workload, machine(), ModelChoice(threads=2), "tpot", spare_streams=8)
+    asked = replace(question(model, workload(60, 20, 2), machine(), threads=2), spare_streams=8)
     said: list[str] = []
     with observed(asked, said.append) as seen:
         assert seen.started is not None
-        found = list(check.checks(asked, seen, said.append, rounds=1))
+        found = list(check.checks(asked, seen, said.append, rounds=1, budget_s=0.0))
         listed = remedies(seen.findings, {}, seen.drafting)
     names = {one.remedy for one in found}
     assert {
@@ -107,7 +102,7 @@ def test_an_interrupt_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, t
 
     monkeypatch.setattr(check, "checks", interrupted)
     asked = question(subject(tmp_path))
-    assert run._checks(asked, None, quiet) == [kept]  # type: ignore[arg-type]
+    assert run._checks(asked, None, quiet) == ((kept,), False)  # type: ignore[arg-type]
 
 
 def test_a_folder_without_a_tokenizer_is_diagnosed_and_says_so(tmp_path: Path) -> None:

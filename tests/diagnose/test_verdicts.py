@@ -171,6 +171,10 @@ def test_a_slow_start_names_its_slowest_phase(tmp_path: Path) -> None:
     assert "most of it converting and packing" in verdict.words
     assert verdict.evidence[0].startswith("converting and packing")
     assert "12 pages" in verdict.evidence[-1]
+    mapped = LoadingTimes({"verify": 2.0, "read": 0.1}, 1 << 30, from_cache=True)
+    made = told(as_if_measured(seen(subject(tmp_path)), loading=mapped))
+    verdict = next(one for one in made.verdicts if one.kind == "loading")
+    assert "1.07 GB of packed weights read at 0.54 GB/s; the disk gives 1 GB/s" in verdict.evidence[-1]
     slow_disk = LoadingTimes({"read": 60.0, "pack": 1.0}, 1 << 30)
     made = told(as_if_measured(seen(subject(tmp_path)), loading=slow_disk))
     verdict = next(one for one in made.verdicts if one.kind == "loading")

@@ -49,8 +49,10 @@ class Applied:
     options: CpuOptions | None = None
 
 
-def checks(question: Question, seen: Observed, tell: Tell, *, rounds: int = ROUNDS) -> Iterator[Check]:
-    """Each remedy in turn; predictions are made before the remedy is."""
+def checks(
+    question: Question, seen: Observed, tell: Tell, *, rounds: int = ROUNDS, budget_s: float = BUDGET_S
+) -> Iterator[Check]:
+    """Each remedy in turn, predicted before it is applied; `budget_s` bounds the rounds of one load."""
     started = seen.started
     if started is None:
         return
@@ -65,7 +67,8 @@ def checks(question: Question, seen: Observed, tell: Tell, *, rounds: int = ROUN
         try:
             with _tracer_of(question, applied, ours) as theirs:
                 for load in applied.loads:
-                    turns = by_turns(ours, seen.findings.setup, theirs, applied.setup, load, rounds=rounds)
+                    sides = ours, seen.findings.setup, theirs, applied.setup
+                    turns = by_turns(*sides, load, rounds=rounds, budget_s=budget_s)
                     yield Check(
                         applied.name, load, turns.now_s * predicted[load], turns.then_s, "s", turns.quiet
                     )
@@ -126,7 +129,16 @@ class Turns:
     quiet: float
 
 
-def by_turns(ours: Tracer, setup: Setup, theirs: Tracer, other: Setup, load: Load, *, rounds: int) -> Turns:
+def by_turns(
+    ours: Tracer,
+    setup: Setup,
+    theirs: Tracer,
+    other: Setup,
+    load: Load,
+    *,
+    rounds: int,
+    budget_s: float = BUDGET_S,
+) -> Turns:
     """The least of the rounds: what the machine does when it is left alone.
 
     Rounds in which others were on the cores are run again as far as the budget goes, and do not count where
@@ -140,7 +152,7 @@ def by_turns(ours: Tracer, setup: Setup, theirs: Tracer, other: Setup, load: Loa
         found.append(Turns(now_s, then_s, min(now_quiet, then_quiet)))
         good = [turn for turn in found if turn.quiet >= QUIET]
         spent_s = time.perf_counter() - began_s
-        if len(good) >= rounds or (len(found) >= min(rounds, LEAST_ROUNDS) and spent_s >= BUDGET_S):
+        if len(good) >= rounds or (len(found) >= min(rounds, LEAST_ROUNDS) and spent_s >= budget_s):
             break
     best = good or [max(found, key=lambda turn: turn.quiet)]
     return Turns(

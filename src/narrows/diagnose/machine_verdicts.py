@@ -50,6 +50,14 @@ def _loading(findings: Findings) -> Iterator[Verdict]:
         f"weights were {kind}."
     )
     evidence = [f"{PHASES[name]}: {seconds * 1e3:,.3g} ms" for name, seconds in phases if seconds > 1e-5]
+    read_s, disk = loading.seconds.get("verify", 0.0), findings.profile.disk
+    if loading.from_cache and read_s > 0:
+        gb_per_s = loading.packed_bytes / read_s / 1e9
+        rate = f"{shown_bytes(loading.packed_bytes)} of packed weights read at {gb_per_s:.2g} GB/s"
+        if disk is not None and disk.gb_per_s is not None:
+            rate += f"; the disk gives {disk.gb_per_s:.2g} GB/s"
+            rate += f", the page cache {disk.cached_gb_per_s:.2g}" if disk.cached_gb_per_s else ""
+        evidence.append(rate)
     if loading.major_faults:
         evidence.append(f"{loading.major_faults:,} pages came from disk")
     yield Verdict("loading", share, "start", words, tuple(evidence))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from narrows.diagnose import drafting
@@ -26,6 +27,7 @@ from narrows.diagnose.subject import Subject
 from narrows.diagnose.trace import Timed, Tracer
 from narrows.diagnose.workload import Workload
 from narrows.engine.config import EngineConfig
+from narrows.errors import InternalError, OutOfMemory
 from narrows.machine.ceilings import usable_threads
 from narrows.machine.profile import Link, MachineProfile
 from narrows.models.costs import KV_BLOCK
@@ -61,9 +63,13 @@ class Question:
             "attention": choice.attention,
             "threads": threads or choice.threads,
             "max_context": choice.max_context,
-            "num_blocks": num_blocks,
+            "num_blocks": None if num_blocks is None else self._with_context(num_blocks),
         }
         return CpuOptions(**{name: value for name, value in given.items() if value is not None})
+
+    def _with_context(self, num_blocks: int) -> int:
+        """A context that was asked for must fit, whatever the workload needs."""
+        return max(num_blocks, -(-(self.choice.max_context or 0) // KV_BLOCK))
 
     def setup(self, threads: int) -> Setup:
         options = self.options()
@@ -115,12 +121,27 @@ def observed(
     threads = question.choice.threads or usable_threads()
     setup = question.setup(threads)
     tell("opening the model")
-    options = question.options(threads=threads, num_blocks=_blocks(setup, question.spare_streams))
-    started = start(folder, options, progress=progress)
+    started = _start(question, folder, setup, progress)
     try:
         yield _observe(question, setup, started, tell)
     finally:
         started.runner.close()
+
+
+def _start(
+    question: Question, folder: Path, setup: Setup, progress: Callable[[int, int], None] | None
+) -> Started:
+    """With pages for the streams to check, or for those of the workload where they do not fit."""
+    for spare in (question.spare_streams, 1):
+        blocks = _blocks(setup, spare)
+        try:
+            return start(
+                folder, question.options(threads=setup.threads, num_blocks=blocks), progress=progress
+            )
+        except OutOfMemory:
+            if spare == 1:
+                raise
+    raise InternalError("no size of pages was tried")
 
 
 def _blocks(setup: Setup, spare_streams: int) -> int:

@@ -24,9 +24,11 @@ MEASURED: Final = {
 }
 
 
-def of_weights(kind: str, *, is_embedded: bool, from_kind: str) -> Quality:
-    """Of packing a float checkpoint so; unknown where weights of fewer bits are what it starts from."""
+def of_weights(kind: str, *, is_embedded: bool, from_kind: str, item_bytes: int) -> Quality:
+    """Of packing a float checkpoint so. `item_bytes`: of the checkpoint's own weights."""
     if kind not in MEASURED:
+        if item_bytes > 2:
+            return Quality("rounding to bf16: small, not measured here", "no measurement of ours")
         return Quality("none: the checkpoint's own precision", "no rounding takes place")
     divergence, same_top, perplexity = MEASURED[kind]
     words = (

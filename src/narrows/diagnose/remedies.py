@@ -95,7 +95,12 @@ def _weights(findings: Findings, present: Mapping[str, str]) -> Iterator[Candida
             f"weights:{kind}",
             words[kind],
             findings.predictor.figures(other),
-            of_weights(kind, is_embedded=is_embedded, from_kind=findings.setup.recipe.weights),
+            of_weights(
+                kind,
+                is_embedded=is_embedded,
+                from_kind=findings.setup.recipe.weights,
+                item_bytes=findings.subject.embedding_item_bytes,
+            ),
             command(findings, clean, WEIGHTS[kind]),
             other,
         )

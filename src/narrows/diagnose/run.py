@@ -11,7 +11,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from narrows.errors import InvalidConfig
 if TYPE_CHECKING:
     from narrows.diagnose.observe import Observed, Question, Tell
     from narrows.machine.profile import MachineProfile
-    from narrows.report import Report, Target
+    from narrows.report import Check, Report, Target
 
 PHASES = 6  # of a run, for the progress bar
 MAX_HOSTS = 1024
@@ -43,8 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     question = _question(arguments, choice)
     if arguments.check and question.subject.folder is None:
         raise InvalidConfig("--check runs the model, but there are no weights to run")
-    with _progress() as tell:
-        report = _diagnose(question, arguments, tell)
+    with _progress() as bar:
+        report = _diagnose(question, arguments, bar)
     if page is not None:
         from narrows.diagnose.html import render
 
@@ -101,26 +101,30 @@ def _counter(folder: Path | None) -> Any:  # noqa: ANN401
     return count
 
 
-def _diagnose(question: Question, arguments: argparse.Namespace, tell: Tell) -> Report:
+def _diagnose(question: Question, arguments: argparse.Namespace, bar: Bar) -> Report:
     from narrows.diagnose.assemble import report
     from narrows.diagnose.observe import observed
 
-    with observed(question, tell) as seen:
+    with observed(question, bar.tell, bar.packed) as seen:
         made = report(seen, question.choice.words())
         if arguments.check:
-            made = replace(made, checks=tuple(_checks(question, seen, tell)))
+            found, is_whole = _checks(question, seen, bar.tell)
+            cut = () if is_whole else ("the checks were interrupted: these are the ones made until then",)
+            made = replace(made, checks=found, notes=(*made.notes, *cut))
     return made
 
 
-def _checks(question: Question, seen: Observed, tell: Tell) -> list[Any]:
-    """What was measured until the end, or until Ctrl-C."""
+def _checks(question: Question, seen: Observed, tell: Tell) -> tuple[tuple[Check, ...], bool]:
+    """(what was measured, whether that is all of it): Ctrl-C keeps what there is."""
     from narrows.diagnose.check import checks
 
-    found: list[Any] = []
-    with suppress(KeyboardInterrupt):
+    found: list[Check] = []
+    try:
         for check in checks(question, seen, tell):
             found.append(check)
-    return found
+    except KeyboardInterrupt:
+        return tuple(found), False
+    return tuple(found), True
 
 
 def _print(report: Report, *, as_json: bool) -> None:
@@ -139,23 +143,32 @@ def _writable(path: Path) -> Path:
     return path
 
 
-@contextmanager
-def _progress() -> Iterator[Tell]:
+class Bar:
     """What is being done, on stderr, where somebody looks."""
+
+    def __init__(self, bar: Any = None) -> None:  # noqa: ANN401
+        self._bar = bar
+
+    def tell(self, text: str) -> None:
+        """The next part begins."""
+        if self._bar is None:
+            return
+        self._bar.set_description_str(text)
+        self._bar.total = max(self._bar.total, self._bar.n + 1)
+        self._bar.update(1)
+
+    def packed(self, num_done: int, num_total: int) -> None:
+        """Tensors, while a model is packed for the first time."""
+        if self._bar is not None and num_done:
+            self._bar.set_description_str(f"packing weights, {num_done} of {num_total}")
+
+
+@contextmanager
+def _progress() -> Iterator[Bar]:
     if not sys.stderr.isatty():
-        yield lambda text: None
+        yield Bar()
         return
     from tqdm import tqdm
 
-    bar = tqdm(total=PHASES, leave=False, bar_format="{desc:40} {bar:20} {elapsed}")
-
-    def tell(text: str) -> None:
-        bar.set_description_str(text)
-        if bar.n >= bar.total:
-            bar.total = bar.n + 1
-        bar.update(1)
-
-    try:
-        yield tell
-    finally:
-        bar.close()
+    with tqdm(total=PHASES, leave=False, bar_format="{desc:40} {bar:20} {elapsed}") as bar:
+        yield Bar(bar)
