@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from diagnose_tables import BEGIN_CHECKS, END_CHECKS, summary, write_docs
 from report import machine_facts
 from tqdm import tqdm
 
@@ -27,14 +27,12 @@ from narrows.diagnose.observe import Question, observed
 from narrows.diagnose.options import ModelChoice
 from narrows.diagnose.run import load_profile
 from narrows.diagnose.subject import open_subject
-from narrows.diagnose.text import percentile, seconds, three
+from narrows.diagnose.text import seconds, three
 from narrows.diagnose.workload import Asked, Workload, fit_context
 from narrows.report import Check
 
 HERE = Path(__file__).parent
 ROWS = HERE / "results" / "diagnose_check.jsonl"
-DOCS = HERE.parent / "docs" / "1-diagnose.md"
-BEGIN, END = "<!-- checks -->", "<!-- /checks -->"
 Case = tuple[str, str, int, int, int]
 # (shape, weights that it starts from, prompt, answer, streams)
 CASES = (
@@ -93,23 +91,17 @@ def error(row: dict[str, Any]) -> float:
     return row["predicted"] / row["measured"] - 1
 
 
-def summary(rows: Sequence[dict[str, Any]], name: str) -> str:
-    errors = sorted(abs(error(row)) for row in rows)
-    return (
-        f"| {name} | {len(errors)} | {statistics.median(errors):.1%} | {percentile(errors, 0.9):.1%} | "
-        f"{errors[-1]:.1%} |"
-    )
-
-
 def tables(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: errors by kind of remedy and by model, then every check."""
     head = ["| | checks | median error | 90th percentile | worst |", "|---|---|---|---|---|"]
     kinds = dict.fromkeys(str(row["remedy"]).split()[0] for row in rows)
     shapes = dict.fromkeys(str(row["shape"]) for row in rows)
     lines = [*head]
-    lines += [summary([row for row in rows if str(row["remedy"]).split()[0] == kind], kind) for kind in kinds]
-    lines += [summary([row for row in rows if row["shape"] == shape], shape) for shape in shapes]
-    lines += [summary(rows, "**all**"), ""]
+    for kind in kinds:
+        lines.append(summary((error(row) for row in rows if str(row["remedy"]).split()[0] == kind), kind))
+    for shape in shapes:
+        lines.append(summary((error(row) for row in rows if row["shape"] == shape), shape))
+    lines += [summary(map(error, rows), "**all**"), ""]
     lines += ["| model, now | prompt, streams | remedy | load | predicted | measured | error |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for row in rows:
@@ -121,12 +113,6 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
             f"{show(float(row['measured']))}{unit} | {error(row):+.0%} |"
         )
     return "\n".join(lines)
-
-
-def write_docs(text: str) -> None:
-    page = DOCS.read_text()
-    before, rest = page.split(BEGIN)
-    DOCS.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
 
 
 def main() -> None:
@@ -150,7 +136,7 @@ def main() -> None:
     text = tables(rows) + f"\n\n{num_left_out} checks were left out: others were on the cores each time."
     print(text)
     if arguments.report:
-        write_docs(text)
+        write_docs(text, BEGIN_CHECKS, END_CHECKS)
 
 
 if __name__ == "__main__":

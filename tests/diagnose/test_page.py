@@ -129,6 +129,17 @@ def test_sliders_move_the_numbers_to_what_the_cost_model_says(found: Observed, t
 
 
 @needs_chromium
+@pytest.mark.parametrize("measured", [True, False])
+def test_one_thread_is_one_thread_in_the_page(tmp_path: Path, measured: bool) -> None:
+    found = seen(subject(tmp_path), workload(300, 20), weights="q8", threads=1)
+    found = as_if_measured(found) if measured else found
+    told = browse(page_of(found), [("context", 4)], tmp_path)
+    for entry in told["seen"]:
+        wanted = found.findings.predictor.figures(replace(found.findings.setup, prompt=entry["context"]))
+        assert entry["tpot_s"] == pytest.approx(wanted.tpot_s, rel=1e-5)
+
+
+@needs_chromium
 def test_a_window_and_int8_attention_are_in_the_page_too(tmp_path: Path) -> None:
     model = subject(tmp_path, model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=300)
     found = as_if_measured(seen(model, workload(900, 30, 3), weights="q4"))

@@ -17,6 +17,8 @@ from narrows.machine.profile import MachineProfile
 from narrows.models.step_time import Ceilings, Rates, cached_share, op_seconds
 from narrows.report import Figures
 
+# One thread waits for nobody; the rates were fitted to two, who do (docs/growth.md: "one thread alone").
+ALONE: Final = 0.88
 OUTSIDE: Final = "outside"  # of the operators: marshalling, waking threads
 Seconds = Mapping[str, float]
 
@@ -84,6 +86,11 @@ def _memory_rate(profile: MachineProfile, threads: int) -> float | None:
     return max(fitting)[1] if fitting else None
 
 
+def waiting(threads: int) -> float:
+    """Of the seconds that the rates give, what threads take that are as many."""
+    return ALONE if threads == 1 else 1.0
+
+
 class CostModel:
     """models/step_time.py over a source of ceilings."""
 
@@ -102,9 +109,10 @@ class CostModel:
     def seconds(self, setup: Setup, load: Load) -> dict[str, float]:
         """By group, of one unit; with OUTSIDE."""
         near = self.near(setup, load)
+        share = waiting(setup.threads)
         found: dict[str, float] = {OUTSIDE: self.rates.step_s * len(steps_of(setup, load))}
         for op, count in operators(setup, load):
-            found[op.group] = found.get(op.group, 0.0) + count * op_seconds(op, near, self.rates)
+            found[op.group] = found.get(op.group, 0.0) + share * count * op_seconds(op, near, self.rates)
         return found
 
 

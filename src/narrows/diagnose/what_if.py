@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from narrows.diagnose.candidate import WEIGHTS, weights_setup
 from narrows.diagnose.findings import Findings
-from narrows.diagnose.predict import CostModel, CurveCeilings, ProfileCeilings
+from narrows.diagnose.predict import CostModel, CurveCeilings, ProfileCeilings, waiting
 from narrows.diagnose.setup import LOADS, Setup
 from narrows.machine.bandwidth import DRAM_BYTES
 from narrows.models.costs import Chunk, step_costs
@@ -66,15 +66,15 @@ def curve_of(findings: Findings) -> CurveCeilings:
 
 
 def scales(findings: Findings, curve: CurveCeilings) -> dict[str, dict[str, float]]:
-    """Measured over what the curve predicts, by load and group."""
+    """Measured over what the page's script predicts, which knows nothing of waiting(), by load and group."""
     model = CostModel(curve, findings.predictor.model.rates)
-    loads = findings.predictor.present.loads
+    loads, share = findings.predictor.present.loads, waiting(findings.setup.threads)
     found: dict[str, dict[str, float]] = {}
     for load in LOADS:
         predicted = model.seconds(findings.setup, load)
         measured = loads.get(load, {})
         found[load] = {
-            group: measured[group] / seconds if group in measured and seconds > 0 else 1.0
+            group: share * (measured[group] / seconds if group in measured and seconds > 0 else 1.0)
             for group, seconds in predicted.items()
         }
     return found
