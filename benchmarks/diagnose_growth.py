@@ -36,7 +36,7 @@ def predicted(now: Row, then: Row, rates: Rates) -> float:
     _, measured = seconds_of(now)
     ours = predict_groups(now.point, now.middle(rates)[0], rates)
     theirs = predict_groups(then.point, then.middle(rates)[0], rates)
-    share = waiting(then.point.threads) / waiting(now.point.threads)
+    share = waiting(then.point.threads, then.point.weights) / waiting(now.point.threads, now.point.weights)
     found = sum(measured[name] * theirs[name] / ours[name] for name in theirs if ours[name] > 0)
     return share * found + measured["outside"]
 

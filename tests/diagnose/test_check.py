@@ -18,7 +18,7 @@ from narrows.diagnose.observe import observed
 from narrows.diagnose.remedies import remedies
 from narrows.diagnose.setup import Setup
 from narrows.diagnose.subject import open_subject
-from narrows.diagnose.trace import Tracer
+from narrows.diagnose.trace import Timed, Tracer
 from narrows.report import Check
 
 
@@ -32,8 +32,8 @@ def test_both_sides_are_timed_by_turns_and_the_least_counts(tmp_path: Path) -> N
     ours.slow_steps = theirs.slow_steps = 1
     sides = Tracer(ours, ours.clock), Tracer(theirs, theirs.clock)
     turns = check.by_turns(sides[0], setup, sides[1], setup, "decode", rounds=3, budget_s=0.0)
-    assert turns.now_s == pytest.approx(2 * 2e-3 + 2e-3)
-    assert turns.then_s == pytest.approx(2 * 1e-3 + 2e-3)
+    assert turns.now.seconds == pytest.approx(2 * 2e-3 + 2e-3)
+    assert turns.then.seconds == pytest.approx(2 * 1e-3 + 2e-3)
 
 
 def test_rounds_with_others_on_the_cores_are_run_again_and_left_out(
@@ -41,11 +41,12 @@ def test_rounds_with_others_on_the_cores_are_run_again_and_left_out(
 ) -> None:
     setup: Setup = question(subject(tmp_path), workload(64, 16, 2)).setup(2)
     sides = [(5.0, 0.4), (5.0, 0.9), (3.0, 0.95), (2.0, 0.95), (1.0, 0.3), (1.0, 0.9), (3.5, 0.9), (2.5, 0.9)]
-    taken = iter(sides)
+    taken = iter([(Timed(seconds, 1, {}, seconds), quiet) for seconds, quiet in sides])
     monkeypatch.setattr(check, "_turn", lambda *_: next(taken))
     runner = ScriptedRunner()
     tracer = Tracer(runner, runner.clock)
-    assert check.by_turns(tracer, setup, tracer, setup, "decode", rounds=2) == check.Turns(3.0, 2.0, 0.9)
+    turns = check.by_turns(tracer, setup, tracer, setup, "decode", rounds=2)
+    assert (turns.now.seconds, turns.then.seconds, turns.quiet) == (3.0, 2.0, 0.9)
 
 
 def test_what_can_be_applied_here_is_applied_and_compared(

@@ -133,9 +133,11 @@ def test_sliders_move_the_numbers_to_what_the_cost_model_says(found: Observed, t
 def test_one_thread_is_one_thread_in_the_page(tmp_path: Path, measured: bool) -> None:
     found = seen(subject(tmp_path), workload(300, 20), weights="q8", threads=1)
     found = as_if_measured(found) if measured else found
-    told = browse(page_of(found), [("context", 4)], tmp_path)
+    told = browse(page_of(found), [("context", 4), ("bits", 1)], tmp_path)
+    findings = found.findings
     for entry in told["seen"]:
-        wanted = found.findings.predictor.figures(replace(found.findings.setup, prompt=entry["context"]))
+        setup = findings.setup if entry["bits"] == "now" else weights_setup(findings, entry["bits"])
+        wanted = findings.predictor.figures(replace(setup, prompt=entry["context"]))
         assert entry["tpot_s"] == pytest.approx(wanted.tpot_s, rel=1e-5)
 
 

@@ -2,7 +2,7 @@
 
 In: Observed, with its open runner. Out: Checks, one by one, so that an interrupt keeps what there is. The
 present setup and the remedied one are timed by turns: a shared machine's minute is no property of a remedy,
-so the predicted seconds are the present ones of the same minute times the predicted ratio.
+so the prediction is made from what the present setup took in the same minutes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from narrows.diagnose import drafting
+from narrows.diagnose.calibrate import with_barriers
 from narrows.diagnose.candidate import WEIGHTS, weights_setup
 from narrows.diagnose.observe import BEGINNING, WRITING_S, Observed, Question, Tell
+from narrows.diagnose.predict import CostModel, Predictor, Present
 from narrows.diagnose.remedies import BATCHES, CHUNKS
 from narrows.diagnose.setup import Load, Setup
-from narrows.diagnose.trace import Tracer
+from narrows.diagnose.trace import Timed, Tracer
 from narrows.engine.config import EngineConfig
 from narrows.engine.engine import Engine
 from narrows.engine.request import GenerationRequest
@@ -58,20 +60,14 @@ def checks(
         return
     ours = Tracer(started.runner)
     for applied in applicable(question, seen):
-        predicted = {
-            load: seen.findings.predictor.total(applied.setup, load)
-            / seen.findings.predictor.total(seen.findings.setup, load)
-            for load in applied.loads
-        }
         tell(f"checking {applied.name}")
         try:
             with _tracer_of(question, applied, ours) as theirs:
                 for load in applied.loads:
                     sides = ours, seen.findings.setup, theirs, applied.setup
                     turns = by_turns(*sides, load, rounds=rounds, budget_s=budget_s)
-                    yield Check(
-                        applied.name, load, turns.now_s * predicted[load], turns.then_s, "s", turns.quiet
-                    )
+                    predicted_s = predict(seen, applied.setup, load, turns.now)
+                    yield Check(applied.name, load, predicted_s, turns.then.seconds, "s", turns.quiet)
         except OutOfMemory:
             continue  # what does not fit here cannot be checked here; its prediction stands unchecked
     tell("checking guesses")
@@ -120,12 +116,21 @@ def _tracer_of(question: Question, applied: Applied, ours: Tracer) -> Iterator[T
         runner.close()
 
 
+def predict(seen: Observed, other: Setup, load: Load, now: Timed) -> float:
+    """Seconds of the remedied unit, from what the present one took in the same minutes and nothing else."""
+    findings, ceilings = seen.findings, seen.ceilings
+    model = findings.predictor.model
+    if load == "decode" and ceilings is not None:
+        model = CostModel(ceilings, with_barriers(CostModel(ceilings), findings.setup, now.groups))
+    return Predictor(model, Present(findings.setup, {load: now.groups})).total(other, load)
+
+
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """Seconds of the present and the remedied unit, and the share of the CPU time that was got meanwhile."""
+    """The present and the remedied unit, and the share of the CPU time that was got meanwhile."""
 
-    now_s: float
-    then_s: float
+    now: Timed
+    then: Timed
     quiet: float
 
 
@@ -147,27 +152,27 @@ def by_turns(
     found: list[Turns] = []
     began_s = time.perf_counter()
     while True:
-        now_s, now_quiet = _turn(ours, setup, load)
-        then_s, then_quiet = _turn(theirs, other, load)
-        found.append(Turns(now_s, then_s, min(now_quiet, then_quiet)))
+        now, now_quiet = _turn(ours, setup, load)
+        then, then_quiet = _turn(theirs, other, load)
+        found.append(Turns(now, then, min(now_quiet, then_quiet)))
         good = [turn for turn in found if turn.quiet >= QUIET]
         spent_s = time.perf_counter() - began_s
         if len(good) >= rounds or (len(found) >= min(rounds, LEAST_ROUNDS) and spent_s >= budget_s):
             break
     best = good or [max(found, key=lambda turn: turn.quiet)]
     return Turns(
-        min(turn.now_s for turn in best),
-        min(turn.then_s for turn in best),
+        min((turn.now for turn in best), key=lambda timed: timed.seconds),
+        min((turn.then for turn in best), key=lambda timed: timed.seconds),
         min(turn.quiet for turn in best),
     )
 
 
-def _turn(tracer: Tracer, setup: Setup, load: Load) -> tuple[float, float]:
-    """(seconds of a unit, share of the CPU time that was got)."""
+def _turn(tracer: Tracer, setup: Setup, load: Load) -> tuple[Timed, float]:
+    """(a unit, share of the CPU time that was got)."""
     began = time.perf_counter(), time.process_time()
-    seconds = tracer.measure(setup, load, work_s=TURN_S, least=1).seconds
+    timed = tracer.measure(setup, load, work_s=TURN_S, least=1)
     wall_s, cpu_s = time.perf_counter() - began[0], time.process_time() - began[1]
-    return seconds, min(1.0, cpu_s / max(wall_s * setup.threads, 1e-9))
+    return timed, min(1.0, cpu_s / max(wall_s * setup.threads, 1e-9))
 
 
 def _speculation(seen: Observed, started: Started, rounds: int) -> Iterator[Check]:

@@ -17,7 +17,7 @@ from narrows.machine.profile import MachineProfile
 from narrows.models.step_time import Ceilings, Rates, cached_share, op_seconds
 from narrows.report import Figures
 
-# One thread waits for nobody; the rates were fitted to two, who do (docs/growth.md: "one thread alone").
+# One thread waits for nobody; the rates of packed weights were fitted to two, who do (docs/growth.md).
 ALONE: Final = 0.88
 OUTSIDE: Final = "outside"  # of the operators: marshalling, waking threads
 Seconds = Mapping[str, float]
@@ -86,9 +86,9 @@ def _memory_rate(profile: MachineProfile, threads: int) -> float | None:
     return max(fitting)[1] if fitting else None
 
 
-def waiting(threads: int) -> float:
-    """Of the seconds that the rates give, what threads take that are as many."""
-    return ALONE if threads == 1 else 1.0
+def waiting(threads: int, weights: str) -> float:
+    """Of the seconds that the rates give, what so many threads take over weights of this kind."""
+    return ALONE if threads == 1 and weights in ("q8", "q4") else 1.0
 
 
 class CostModel:
@@ -109,7 +109,7 @@ class CostModel:
     def seconds(self, setup: Setup, load: Load) -> dict[str, float]:
         """By group, of one unit; with OUTSIDE."""
         near = self.near(setup, load)
-        share = waiting(setup.threads)
+        share = waiting(setup.threads, setup.recipe.weights)
         found: dict[str, float] = {OUTSIDE: self.rates.step_s * len(steps_of(setup, load))}
         for op, count in operators(setup, load):
             found[op.group] = found.get(op.group, 0.0) + share * count * op_seconds(op, near, self.rates)

@@ -66,15 +66,15 @@ def curve_of(findings: Findings) -> CurveCeilings:
 
 
 def scales(findings: Findings, curve: CurveCeilings) -> dict[str, dict[str, float]]:
-    """Measured over what the page's script predicts, which knows nothing of waiting(), by load and group."""
+    """Measured over what the curve predicts, by load and group."""
     model = CostModel(curve, findings.predictor.model.rates)
-    loads, share = findings.predictor.present.loads, waiting(findings.setup.threads)
+    loads = findings.predictor.present.loads
     found: dict[str, dict[str, float]] = {}
     for load in LOADS:
         predicted = model.seconds(findings.setup, load)
         measured = loads.get(load, {})
         found[load] = {
-            group: share * (measured[group] / seconds if group in measured and seconds > 0 else 1.0)
+            group: measured[group] / seconds if group in measured and seconds > 0 else 1.0
             for group, seconds in predicted.items()
         }
     return found
@@ -89,6 +89,7 @@ def _kind(setup: Setup) -> dict[str, Any]:
     return {
         "weights": setup.recipe.weights,
         "int8_attention": setup.int8_attention,
+        "waiting": waiting(setup.threads, setup.recipe.weights),
         "memory_bytes": found.packed + found.embedding_rows,
         "row_bytes": head.panel_bytes if setup.spec.head is None else setup.spec.hidden * 4,
         "linears": [

@@ -139,7 +139,7 @@ function loadSeconds(data, setup, load) {
       : data.rates.step_s * steps.length;
   }
   for (const op of ops) {
-    const scale = data.scale[load][op.group] ?? 1;
+    const scale = (data.scale[load][op.group] ?? 1) * data.kinds[setup.kind].waiting;
     found[op.group] = (found[op.group] ?? 0) + op.count * opSeconds(op, near, data.rates) * scale;
   }
   return found;
