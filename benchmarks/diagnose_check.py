@@ -5,7 +5,7 @@
 
 The embedded model always; of the shapes of the CPU benchmark those whose folders are there (shapes.py makes
 them). Present and remedied setups are timed by turns. Of a check that was measured several times the quietest
-row counts, and rows during which others were on the cores (`quiet` below check.QUIET) are left out, counted.
+row counts, and rows during which others were on the cores (`quiet` below QUIET) are left out, counted.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from diagnose_tables import BEGIN_CHECKS, END_CHECKS, summary, write_docs
 from report import machine_facts
 from tqdm import tqdm
 
-from narrows.diagnose.check import QUIET, checks
+from narrows.diagnose.check import checks
 from narrows.diagnose.observe import Question, observed
 from narrows.diagnose.options import ModelChoice
 from narrows.diagnose.run import load_profile
 from narrows.diagnose.subject import open_subject
 from narrows.diagnose.text import seconds, three
 from narrows.diagnose.workload import Asked, Workload, fit_context
-from narrows.report import Check
+from narrows.report import QUIET, Check
 
 HERE = Path(__file__).parent
 ROWS = HERE / "results" / "diagnose_check.jsonl"

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from narrows.errors import InvalidConfig
 
 REPORT_VERSION: Final = 1
+QUIET: Final = 0.85  # of the CPU time asked for: with less of it others were on the cores
 
 Ceiling = Literal["memory", "compute", "latency", "overhead"]
 Source = Literal["measured", "predicted"]
@@ -150,6 +151,10 @@ class Check:
     measured: float
     unit: str
     quiet: float = 1.0
+
+    @property
+    def is_quiet(self) -> bool:
+        return self.quiet >= QUIET
 
     @property
     def error(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,13 +97,17 @@ def test_guesses_are_checked_through_the_engine(tmp_path: Path, monkeypatch: pyt
 def test_an_interrupt_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kept = Check("threads 1", "decode", 1.0, 1.0, "s")
 
-    def interrupted(*_: object) -> Iterator[Check]:
+    def interrupted(*_: object, skipped: Callable[[str], None]) -> Iterator[Check]:
         yield kept
+        skipped("weights q8")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(check, "checks", interrupted)
     asked = question(subject(tmp_path))
-    assert run._checks(asked, None, quiet) == ((kept,), False)  # type: ignore[arg-type]
+    found, notes = run._checks(asked, None, quiet)  # type: ignore[arg-type]
+    assert found == (kept,)
+    assert "interrupted" in notes[0]
+    assert "weights q8" in notes[1]
 
 
 def test_a_folder_without_a_tokenizer_is_diagnosed_and_says_so(tmp_path: Path) -> None:
@@ -116,3 +120,14 @@ def test_a_folder_without_a_tokenizer_is_diagnosed_and_says_so(tmp_path: Path) -
     assert any("no tokenizer" in note for note in made.notes)
     assert made.machine.source == "measured"
     assert seen.drafting is None
+
+
+def test_what_does_not_fit_is_said_to_be_unchecked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "TURN_S", 0.0)
+    save_tiny("llama_tied", tmp_path)
+    asked = question(open_subject(str(tmp_path)), workload(30, 9, 2), machine(), threads=1)
+    skipped: list[str] = []
+    with observed(asked, quiet) as seen:
+        found = list(check.checks(asked, seen, quiet, rounds=1, budget_s=0.0, skipped=skipped.append))
+    assert "batch 8" in skipped  # pages for two streams were taken
+    assert "weights q8" in {one.remedy for one in found}

@@ -97,7 +97,13 @@ def test_the_terminal_shows_every_part(tmp_path: Path) -> None:
 
 def test_errors_are_summed_up_by_their_sizes() -> None:
     checks = [Check("x", "decode", 1 + i / 100, 1.0, "s") for i in range(-5, 6)]
-    assert "11 checks: median error 3.0%, 90th percentile 5.0%, worst 5.0%" in check_lines(checks)[-1]
+    assert (
+        "11 undisturbed checks: median error 3.0%, 90th percentile 5.0%, worst 5.0%"
+        in check_lines(checks)[-1]
+    )
+    busy = Check("threads 1", "decode", 9.0, 1.0, "s", quiet=0.4)
+    assert "only 40% of the CPU time" in check_lines([*checks, busy])[-2]
+    assert "11 undisturbed" in check_lines([*checks, busy])[-1]
     assert percentile([1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 0.9) == 9
     assert percentile([4.0], 0.9) == 4.0
     assert check_lines([]) == ["Predicted, then measured"]

@@ -26,7 +26,7 @@ from narrows.engine.engine import Engine
 from narrows.engine.request import GenerationRequest
 from narrows.engine.step import SamplingParams
 from narrows.errors import OutOfMemory
-from narrows.report import Check
+from narrows.report import QUIET, Check
 from narrows.runners.cpu import CpuRunner
 from narrows.runners.options import CpuOptions
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 ROUNDS: Final = 5
 LEAST_ROUNDS: Final = 2
 BUDGET_S: Final = 4.0  # of the rounds of one load; long steps get fewer of them
-QUIET: Final = 0.85  # of the CPU time asked for; with less somebody else was on the cores
 TURN_S: Final = 0.15  # of units of one side in a round
 SPOKEN: Final = 256  # tokens of the text that guesses are tried on
 
@@ -52,9 +51,18 @@ class Applied:
 
 
 def checks(
-    question: Question, seen: Observed, tell: Tell, *, rounds: int = ROUNDS, budget_s: float = BUDGET_S
+    question: Question,
+    seen: Observed,
+    tell: Tell,
+    *,
+    rounds: int = ROUNDS,
+    budget_s: float = BUDGET_S,
+    skipped: Tell | None = None,
 ) -> Iterator[Check]:
-    """Each remedy in turn, predicted before it is applied; `budget_s` bounds the rounds of one load."""
+    """Each remedy in turn, predicted from the present setup alone; `budget_s` bounds the rounds of one load.
+
+    `skipped` is told the names of those for which there is no memory beside the present one.
+    """
     started = seen.started
     if started is None:
         return
@@ -69,7 +77,8 @@ def checks(
                     predicted_s = predict(seen, applied.setup, load, turns.now)
                     yield Check(applied.name, load, predicted_s, turns.then.seconds, "s", turns.quiet)
         except OutOfMemory:
-            continue  # what does not fit here cannot be checked here; its prediction stands unchecked
+            if skipped is not None:
+                skipped(applied.name)
     tell("checking guesses")
     yield from _speculation(seen, started, rounds)
 
@@ -171,8 +180,7 @@ def _turn(tracer: Tracer, setup: Setup, load: Load) -> tuple[Timed, float]:
     """(a unit, share of the CPU time that was got)."""
     began = time.perf_counter(), time.process_time()
     timed = tracer.measure(setup, load, work_s=TURN_S, least=1)
-    wall_s, cpu_s = time.perf_counter() - began[0], time.process_time() - began[1]
-    return timed, min(1.0, cpu_s / max(wall_s * setup.threads, 1e-9))
+    return timed, _share(began, setup.threads)
 
 
 def _speculation(seen: Observed, started: Started, rounds: int) -> Iterator[Check]:
@@ -191,11 +199,20 @@ def _speculation(seen: Observed, started: Started, rounds: int) -> Iterator[Chec
     request = GenerationRequest(
         prompt, SamplingParams(temperature=0.0), max_tokens=len(written), ignore_eos=True
     )
-    plain, guessed = [], []
+    plain, guessed, quiet = [], [], []
     for _ in range(rounds):
+        began = time.perf_counter(), time.process_time()
         plain.append(len(written) / _spoken(started, request, "off"))
         guessed.append(len(written) / _spoken(started, request, "on"))
-    yield Check("speculation", "decode", max(plain) * predicted, max(guessed), "tokens/s")
+        quiet.append(_share(began, findings.setup.threads))
+    best = max(quiet)
+    yield Check("speculation", "decode", max(plain) * predicted, max(guessed), "tokens/s", best)
+
+
+def _share(began: tuple[float, float], threads: int) -> float:
+    """Of the CPU time that so many threads could have had since (wall, CPU) seconds, what was got."""
+    wall_s, cpu_s = time.perf_counter() - began[0], time.process_time() - began[1]
+    return min(1.0, cpu_s / max(wall_s * threads, 1e-9))
 
 
 def _spoken(started: Started, request: GenerationRequest, kind: str) -> float:

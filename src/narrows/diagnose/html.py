@@ -166,12 +166,13 @@ def _what_if() -> Iterator[str]:
 
 def _checks(checks: Iterable[Check]) -> Iterator[str]:
     yield "<h2>Predicted, then measured</h2><div class='card wide'><table>"
-    yield "<tr><th class=left>remedy</th><th>what</th><th>predicted</th><th>measured</th><th>error</th></tr>"
+    yield "<tr><th class=left>remedy</th><th>what</th><th>predicted</th><th>measured</th><th>error</th>"
+    yield "<th>CPU time got</th></tr>"
     for check in checks:
         show = seconds if check.unit == "s" else three
         unit = "" if check.unit == "s" else f" {check.unit}"
         yield (
             f"<tr><td>{escape(check.remedy)}</td><td>{check.what}</td><td>{show(check.predicted)}{unit}</td>"
-            f"<td>{show(check.measured)}{unit}</td><td>{check.error:+.1%}</td></tr>"
+            f"<td>{show(check.measured)}{unit}</td><td>{check.error:+.1%}</td><td>{check.quiet:.0%}</td></tr>"
         )
     yield "</table></div>"

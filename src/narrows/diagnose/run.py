@@ -108,23 +108,26 @@ def _diagnose(question: Question, arguments: argparse.Namespace, bar: Bar) -> Re
     with observed(question, bar.tell, bar.packed) as seen:
         made = report(seen, question.choice.words())
         if arguments.check:
-            found, is_whole = _checks(question, seen, bar.tell)
-            cut = () if is_whole else ("the checks were interrupted: these are the ones made until then",)
-            made = replace(made, checks=found, notes=(*made.notes, *cut))
+            found, notes = _checks(question, seen, bar.tell)
+            made = replace(made, checks=found, notes=(*made.notes, *notes))
     return made
 
 
-def _checks(question: Question, seen: Observed, tell: Tell) -> tuple[tuple[Check, ...], bool]:
-    """(what was measured, whether that is all of it): Ctrl-C keeps what there is."""
+def _checks(question: Question, seen: Observed, tell: Tell) -> tuple[tuple[Check, ...], tuple[str, ...]]:
+    """(what was measured, what was not): Ctrl-C keeps what there is."""
     from narrows.diagnose.check import checks
 
     found: list[Check] = []
+    skipped: list[str] = []
+    notes: list[str] = []
     try:
-        for check in checks(question, seen, tell):
+        for check in checks(question, seen, tell, skipped=skipped.append):
             found.append(check)
     except KeyboardInterrupt:
-        return tuple(found), False
-    return tuple(found), True
+        notes.append("the checks were interrupted: these are the ones made until then")
+    if skipped:
+        notes.append(f"not checked, as there is no memory beside the present setup: {', '.join(skipped)}")
+    return tuple(found), tuple(notes)
 
 
 def _print(report: Report, *, as_json: bool) -> None:

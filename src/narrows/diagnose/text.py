@@ -151,20 +151,22 @@ def _remedy(remedy: Remedy, now: Figures) -> Iterator[str]:
 
 
 def check_lines(checks: Sequence[Check]) -> list[str]:
-    """Predicted against measured, and the errors' median and 90th percentile."""
+    """Predicted against measured, and the median and 90th percentile of the undisturbed errors."""
     made = ["Predicted, then measured"]
     width = max([len(check.remedy) for check in checks], default=0)
     for check in checks:
         show = seconds if check.unit == "s" else three
+        unit = "" if check.unit == "s" else " " + check.unit
         made.append(
             f"  {check.remedy:{width}} {check.what:10} predicted {show(check.predicted):>9}, measured "
-            f"{show(check.measured):>9}{'' if check.unit == 's' else ' ' + check.unit}  {check.error:+.1%}"
+            f"{show(check.measured):>9}{unit}  {check.error:+.1%}"
+            + ("" if check.is_quiet else f"  (only {check.quiet:.0%} of the CPU time: others were there)")
         )
-    errors = sorted(abs(check.error) for check in checks)
+    errors = sorted(abs(check.error) for check in checks if check.is_quiet)
     if errors:
         made.append(
-            f"  {len(errors)} checks: median error {statistics.median(errors):.1%}, 90th percentile "
-            f"{percentile(errors, 0.9):.1%}, worst {errors[-1]:.1%}"
+            f"  {len(errors)} undisturbed checks: median error {statistics.median(errors):.1%}, 90th "
+            f"percentile {percentile(errors, 0.9):.1%}, worst {errors[-1]:.1%}"
         )
     return made
 
