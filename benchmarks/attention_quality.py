@@ -1,9 +1,11 @@
-"""What attention in integers costs in quality: KL divergence of its next-token distributions from those
-of fp32 attention, beside what the weights' rounding alone costs against the checkpoint's own weights.
+"""What attention in integers and 8-bit keys and values cost in quality: KL divergence of their next-token
+distributions from those of fp32 attention over 16-bit ones, beside what the weights' rounding alone costs
+against the checkpoint's own weights.
 
     .venv/bin/python benchmarks/attention_quality.py TEXT [MODEL ...]     (no MODEL: the embedded one)
 
-Same text, same windows, 16-bit keys and values in all runs. In nats, over every position.
+Same text, same windows. In nats, over every position. "kv8": fp32 attention over 8-bit keys and values, as
+the rows of an answer attend; "int8 kv8": as the rows of a prompt do by default beside q4 weights.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy.typing as npt
 from narrows.models.resolve import resolve_model
 from narrows.models.tokenizer import Tokenizer
 from narrows.runners.cpu import CpuRunner
-from narrows.runners.options import AttentionKind, CpuOptions
+from narrows.runners.options import AttentionKind, CpuOptions, KvDtype
 from narrows.runners.plan import WeightsKind
 
 WINDOWS = 8
@@ -27,14 +29,28 @@ PAIRS: tuple[tuple[str, str, str], ...] = (
     ("q8 against the checkpoint's weights", "auto f32", "q8 f32"),
     ("q8 and int8 attention against the same", "auto f32", "q8 int8"),
     ("q8: int8 attention alone", "q8 f32", "q8 int8"),
+    ("q8: kv8 alone", "q8 f32", "q8 kv8"),
     ("q4 against the checkpoint's weights", "auto f32", "q4 f32"),
     ("q4 and int8 attention against the same", "auto f32", "q4 int8"),
+    ("q4 and kv8 against the same", "auto f32", "q4 kv8"),
+    ("q4 and int8 kv8 against the same", "auto f32", "q4 int8 kv8"),
     ("q4: int8 attention alone", "q4 f32", "q4 int8"),
+    ("q4: kv8 alone", "q4 f32", "q4 kv8"),
+    ("q4: int8 kv8 alone", "q4 f32", "q4 int8 kv8"),
 )
 
 
-def open_runner(folder: Path, weights: WeightsKind, attention: AttentionKind, context: int) -> CpuRunner:
-    options = CpuOptions(weights=weights, attention=attention, max_context=context, cache=False)
+WAYS: dict[str, tuple[AttentionKind, KvDtype]] = {
+    "f32": ("f32", "f16"),
+    "int8": ("int8", "f16"),
+    "kv8": ("f32", "int8"),
+    "int8 kv8": ("int8", "int8"),
+}
+
+
+def open_runner(folder: Path, weights: WeightsKind, way: str, context: int) -> CpuRunner:
+    attention, kv = WAYS[way]
+    options = CpuOptions(weights=weights, attention=attention, kv_dtype=kv, max_context=context, cache=False)
     return CpuRunner.from_folder(folder, options)
 
 
@@ -66,8 +82,8 @@ def compare(model: str | None, text: str, context: int) -> None:
     windows = [ids[i : i + context] for i in range(0, min(len(ids), WINDOWS * context), context)]
     runners = {"auto f32": open_runner(folder, "auto", "f32", context)}
     for weights in ("q8", "q4"):
-        for attention in ("f32", "int8"):
-            runners[f"{weights} {attention}"] = open_runner(folder, weights, attention, context)
+        for way in WAYS:
+            runners[f"{weights} {way}"] = open_runner(folder, weights, way, context)
     rows = list(divergences(runners, windows))
     for runner in runners.values():
         runner.close()

@@ -17,15 +17,16 @@ from shapes import SHAPES, Shape, config
 from narrows import _core
 from narrows.engine.step import SamplingParams, SequenceStep, Step
 from narrows.kernels.cache import huge_memory
+from narrows.kernels.formats import KV_BLOCK
 from narrows.kernels.packing import pack_matrix
 from narrows.models.config import ModelConfig
 from narrows.models.families.outline import spec_from_config
 from narrows.models.spec import TransformerSpec
-from narrows.runners.attention import int8_attention
+from narrows.runners.attention import LayerAttention, plan_attention
 from narrows.runners.cpu import CpuRunner
 from narrows.runners.loading import Loaded
 from narrows.runners.native_model import build_model
-from narrows.runners.options import KV_BLOCK, CpuOptions
+from narrows.runners.options import CpuOptions
 from narrows.runners.plan import PackPlan, Recipe, make_plan
 from narrows.runners.weights import PackedWeights
 
@@ -48,16 +49,17 @@ class Outlined:
 
     spec: TransformerSpec
     recipe: Recipe
-    int8_attention: bool
+    attention: tuple[LayerAttention, ...]
 
 
 @cache
 def outline(shape: str, weights: str) -> Outlined:
-    """`q4` is q4_fast of cpu.py: groups of 128, head in 4 bits. Prompts attend in integers beside 4-bit
-    weights (no keys here have biases).
+    """`q4` is q4_fast of cpu.py: groups of 128, head in 4 bits. Keys and values take 8 bits beside
+    4-bit weights (no keys here have biases, no norm over keys an outlier).
     """
     spec = spec_from_config(ModelConfig(config(ALL_SHAPES[shape])))
-    return Outlined(spec, Recipe(weights, GROUP, "q4" if weights == "q4" else "auto"), weights == "q4")  # type: ignore[arg-type]
+    attention, _ = plan_attention(spec, weights, lambda norm: np.ones(1, np.float32), CpuOptions())
+    return Outlined(spec, Recipe(weights, GROUP, "q4" if weights == "q4" else "auto"), attention)  # type: ignore[arg-type]
 
 
 def noise(plan: PackPlan, pool: _core.ThreadPool) -> PackedWeights:
@@ -87,11 +89,8 @@ def make_runner(shape: str, weights: str, *, threads: int, num_blocks: int) -> C
     options = CpuOptions(weights=weights, threads=threads, num_blocks=num_blocks)  # type: ignore[arg-type]
     pool = _core.ThreadPool(threads)
     packed = noise(make_plan(known.spec, known.recipe), pool)
-    in_int8, _ = int8_attention(known.spec, known.recipe.weights, packed, options)
-    if in_int8 != known.int8_attention:
-        raise RuntimeError("the cost model and the runner disagree about attention in integers")
-    model = build_model(known.spec, packed, None, int8_attention=in_int8)  # type: ignore[arg-type]
-    kv = _core.KvPages(model, num_blocks, False)
+    model = build_model(known.spec, packed, None, attention=known.attention)  # type: ignore[arg-type]
+    kv = _core.KvPages(model, num_blocks)
     transformer = _core.Transformer(model, pool, STEP_TOKENS)
     return CpuRunner(Loaded(known.spec, options, model, pool, kv, transformer, POSITIONS, {}, {}))
 

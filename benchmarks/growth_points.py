@@ -101,7 +101,13 @@ def operators(point: Point) -> tuple[tuple[costs.OpCost, int], ...]:
     """The operators of one unit, equal ones once with their number."""
     known = outline(point.shape, point.weights)
     steps = [
-        costs.step_costs(known.spec, known.recipe, chunks, int8_attention=known.int8_attention)
+        costs.step_costs(
+            known.spec,
+            known.recipe,
+            chunks,
+            kv=tuple(layer.kv for layer in known.attention),
+            int8_attention=known.attention[0].int8_prompts,
+        )
         for chunks in point.chunks()
     ]
     return tuple(Counter(op for ops in steps for op in ops).items())

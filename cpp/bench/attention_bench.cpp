@@ -1,5 +1,5 @@
-// Speed of attention and sampling on one thread: prefill in GFLOP/s against a register-only FMA loop of the
-// same run, decode in GB/s of keys and values, sampling in microseconds. The last line is JSON.
+// Speed of attention and sampling on one thread: prefill in GMAC/s against a register-only loop of the same
+// run, decode in GB/s of keys and values, sampling in microseconds. The last line is JSON.
 //   attention_bench [generic|avx2|avx512vnni]   (default: the best of this CPU)
 #include <algorithm>
 #include <cmath>
@@ -39,26 +39,28 @@ Times measure(const std::function<void()>& body) {
   return {t.front(), t[t.size() / 2]};
 }
 
+constexpr const char* kFormats[] = {"f16", "f32", "i8"};
+const char* name_of(KvFormat kv) { return kFormats[static_cast<int>(kv)]; }
+
 // Pages of one kv head and `rows` queries at its end.
 struct Problem {
-  Problem(int keys_, int rows_, int heads_, int head_dim_, bool f32_)
-      : keys(keys_), rows(rows_), heads(heads_), head_dim(head_dim_), f32(f32_) {
+  Problem(const Kernels& kernels, int keys_, int rows_, int heads_, int head_dim_, KvFormat kv_, bool int8_)
+      : keys(keys_), rows(rows_), heads(heads_), head_dim(head_dim_), kv(kv_), int8(int8_) {
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
-    const size_t elements = static_cast<size_t>(keys) * static_cast<size_t>(head_dim);
-    k.resize(elements * (f32 ? 2 : 1));
-    v.resize(k.size());
-    for (size_t i = 0; i < elements; ++i) {
-      const float x = normal(random);
-      const uint16_t half = static_cast<uint16_t>(0x3000 + random() % 0x0c00 + (random() & 0x8000));
-      for (std::vector<uint16_t>* page : {&k, &v}) {
-        if (f32) std::memcpy(page->data() + 2 * i, &x, sizeof x);
-        if (!f32) (*page)[i] = half;
-      }
+    k.resize(static_cast<size_t>(keys / kKvBlock * key_bytes()));
+    v.resize(static_cast<size_t>(keys / kKvBlock * value_bytes()));
+    std::vector<float> x(static_cast<size_t>(head_dim) * 64);
+    for (float& value : x) value = normal(random);
+    for (int token = 0; token < keys; ++token) {
+      const float* from = x.data() + token % 63 * head_dim;
+      const int64_t block = token / kKvBlock;
+      kernels.store_kv(from, from + head_dim, head_dim, token % kKvBlock, kv, k.data() + block * key_bytes(),
+                       v.data() + block * value_bytes());
     }
     for (int i = 0; i < keys / kKvBlock; ++i) blocks.push_back(i);
     q.resize(static_cast<size_t>(rows) * heads * head_dim);
-    for (float& x : q) x = normal(random);
+    for (float& value : q) value = normal(random);
     out.resize(q.size());
     const size_t floats = static_cast<size_t>(attention_scratch_floats(heads, head_dim));
     scratch = static_cast<float*>(std::aligned_alloc(64, (floats * 4 + 63) / 64 * 64));
@@ -67,6 +69,8 @@ struct Problem {
   Problem(const Problem&) = delete;
   Problem& operator=(const Problem&) = delete;
 
+  int64_t key_bytes() const { return kv_key_bytes(kv, head_dim); }
+  int64_t value_bytes() const { return kv_value_bytes(kv, head_dim); }
   AttentionArgs args() {
     AttentionArgs a;
     a.q = q.data();
@@ -74,21 +78,23 @@ struct Problem {
     a.out = out.data();
     a.k_pages = k.data();
     a.v_pages = v.data();
-    a.block_stride = static_cast<int64_t>(head_dim) * kKvBlock;
+    a.block_stride = key_bytes();  // as many as of values: head_dim is a multiple of 16
     a.blocks = blocks.data();
     a.rows = rows;
     a.heads = heads;
     a.head_dim = head_dim;
     a.start = keys - rows;
     a.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-    a.kv_f32 = f32;
+    a.kv = kv;
+    a.int8 = int8;
     a.scratch = scratch;
     return a;
   }
 
   int keys, rows, heads, head_dim;
-  bool f32;
-  std::vector<uint16_t> k, v;
+  KvFormat kv;
+  bool int8;
+  std::vector<uint8_t> k, v;
   std::vector<int32_t> blocks;
   std::vector<float> q, out;
   float* scratch = nullptr;
@@ -102,37 +108,48 @@ void record(const std::string& name, double value) {
   json += text;
 }
 
-void bench_prefill(const Kernels& kernels, int keys, int head_dim, int heads, bool f32) {
-  Problem p(keys, keys, heads, head_dim, f32);
-  const AttentionArgs a = p.args();
-  const double flops_per_call =
-      2.0 * keys * (keys + 1.0) * heads * head_dim;  // pairs under the causal mask only
+// A prompt of `keys` tokens, its rows as many at a time as a step gives to a task. The ceiling is that of the
+// products: multiply-adds of bytes for attention in integers, of floats otherwise.
+void bench_prefill(const Kernels& kernels, int keys, int head_dim, int heads, KvFormat kv, bool int8) {
+  Problem p(kernels, keys, keys, heads, head_dim, kv, int8);
+  const double macs = 1.0 * keys * (keys + 1.0) * heads * head_dim;  // pairs under the causal mask only
+  const auto run = [&] {
+    for (int row = 0; row < keys; row += 64) {
+      AttentionArgs a = p.args();
+      a.q += row * a.q_ld;
+      a.out += row * a.out_ld;
+      a.start = row;
+      a.rows = std::min(64, keys - row);
+      kernels.attention(a);
+    }
+  };
   std::vector<double> rates, fractions;
-  kernels.attention(a);
+  run();
   for (int i = 0; i < kRepeats; ++i) {  // the ceiling is measured beside every run: the clock moves
-    const double peak = 2.0 * bench::fp32_peak(kernels.isa);
-    rates.push_back(flops_per_call / seconds([&] { kernels.attention(a); }));
+    const double peak = int8 ? kernels.int8_peak(0.01) : bench::fp32_peak(kernels);
+    rates.push_back(macs / seconds(run));
     fractions.push_back(peak > 0.0 ? rates.back() / peak : 0.0);
   }
   std::sort(rates.begin(), rates.end());
   std::sort(fractions.begin(), fractions.end());
-  const double flops = rates[kRepeats / 2], fraction = fractions[kRepeats / 2];
-  std::printf("prefill keys %5d head_dim %3d heads %d %s  %7.1f GFLOP/s", keys, head_dim, heads,
-              f32 ? "f32" : "f16", flops / 1e9);
+  const double rate = rates[kRepeats / 2], fraction = fractions[kRepeats / 2];
+  const std::string way = std::string(name_of(kv)) + (int8 ? "_int8" : "");
+  std::printf("prefill keys %5d head_dim %3d heads %d %-8s  %7.1f GMAC/s", keys, head_dim, heads, way.c_str(),
+              rate / 1e9);
   if (fraction > 0.0) {
-    std::printf("  %.2f of FMA peak (%.2f..%.2f)", fraction, fractions.front(), fractions.back());
+    std::printf("  %.2f of the peak (%.2f..%.2f)", fraction, fractions.front(), fractions.back());
   }
   std::printf("\n");
   const std::string name = "prefill_" + std::to_string(keys) + "_d" + std::to_string(head_dim) + "_h" +
-                           std::to_string(heads) + (f32 ? "_f32" : "_f16");
-  record(name + "_gflops", flops / 1e9);
+                           std::to_string(heads) + "_" + way;
+  record(name + "_gmacs", rate / 1e9);
   if (fraction > 0.0) record(name + "_fraction", fraction);
 }
 
-void bench_decode(const Kernels& kernels, int keys, int head_dim, int heads, const char* where) {
-  Problem p(keys, 1, heads, head_dim, false);
+void bench_decode(const Kernels& kernels, int keys, int head_dim, int heads, KvFormat kv, const char* where) {
+  Problem p(kernels, keys, 1, heads, head_dim, kv, false);
   const AttentionArgs a = p.args();
-  const double bytes = 2.0 * 2.0 * keys * head_dim;
+  const double bytes = static_cast<double>(p.k.size() + p.v.size());
   const int calls = static_cast<int>(std::max(1.0, 64e6 / bytes));
   uint64_t sink = 0;
   const Times t = measure([&] {
@@ -140,10 +157,10 @@ void bench_decode(const Kernels& kernels, int keys, int head_dim, int heads, con
   });
   const Times read = measure([&] {  // the same bytes, only summed
     for (int i = 0; i < calls; ++i) {
-      for (const std::vector<uint16_t>* page : {&p.k, &p.v}) {
-        const uint64_t* words = reinterpret_cast<const uint64_t*>(page->data());
+      for (const std::vector<uint8_t>* pages : {&p.k, &p.v}) {
+        const uint64_t* words = reinterpret_cast<const uint64_t*>(pages->data());
         uint64_t sums[8] = {};
-        for (size_t w = 0; w + 8 <= page->size() / 4; w += 8) {
+        for (size_t w = 0; w + 8 <= pages->size() / 8; w += 8) {
           for (int lane = 0; lane < 8; ++lane) sums[lane] += words[w + static_cast<size_t>(lane)];
         }
         for (const uint64_t s : sums) sink += s;
@@ -151,10 +168,12 @@ void bench_decode(const Kernels& kernels, int keys, int head_dim, int heads, con
     }
   });
   const double rate = bytes * calls / t.median / 1e9, ceiling = bytes * calls / read.median / 1e9;
-  std::printf("decode  keys %6d head_dim %3d heads %d (%s)  %6.2f GB/s of KV, plain read %.2f%s\n", keys,
-              head_dim, heads, where, rate, ceiling, sink == 42 ? "!" : "");
-  const std::string name =
-      std::string("decode_") + where + "_d" + std::to_string(head_dim) + "_h" + std::to_string(heads);
+  std::printf(
+      "decode  keys %6d head_dim %3d heads %d %s (%s)  %6.3f us a key, %6.2f GB/s, plain read %.2f%s\n", keys,
+      head_dim, heads, name_of(kv), where, t.median * 1e6 / calls / keys, rate, ceiling,
+      sink == 42 ? "!" : "");
+  const std::string name = std::string("decode_") + where + "_d" + std::to_string(head_dim) + "_h" +
+                           std::to_string(heads) + "_" + name_of(kv);
   record(name + "_gb_per_s", rate);
   record(name + "_read_gb_per_s", ceiling);
 }
@@ -185,16 +204,22 @@ int main(int argc, char** argv) {
   std::printf("isa %s\n", kernels->name);
   for (const int keys : {512, 2048}) {
     for (const int head_dim : {64, 128}) {
-      for (const int heads : {2, 4, 8}) bench_prefill(*kernels, keys, head_dim, heads, false);
+      for (const int heads : {2, 4, 8}) {
+        bench_prefill(*kernels, keys, head_dim, heads, KvFormat::i8, true);
+        bench_prefill(*kernels, keys, head_dim, heads, KvFormat::f16, true);
+        bench_prefill(*kernels, keys, head_dim, heads, KvFormat::f16, false);
+      }
     }
   }
-  bench_prefill(*kernels, 2048, 128, 1, false);
-  bench_prefill(*kernels, 2048, 128, 4, true);
-  for (const int heads : {1, 4, 8}) {
-    bench_decode(*kernels, 1024, 64, heads, "cache");
-    bench_decode(*kernels, 1024, 128, heads, "cache");
-    bench_decode(*kernels, 131072, 64, heads, "memory");
-    bench_decode(*kernels, 131072, 128, heads, "memory");
+  bench_prefill(*kernels, 2048, 128, 4, KvFormat::f32, false);
+  bench_prefill(*kernels, 2048, 128, 4, KvFormat::i8, false);
+  for (const int head_dim : {64, 128}) {
+    for (const int heads : {1, 2, 4, 8}) {
+      for (const KvFormat kv : {KvFormat::i8, KvFormat::f16}) {
+        bench_decode(*kernels, 1024, head_dim, heads, kv, "cache");
+        bench_decode(*kernels, 131072, head_dim, heads, kv, "memory");
+      }
+    }
   }
   for (const float spread : {1.0f, 2.0f, 4.0f}) {
     SamplingParams greedy, plain, top_k, top_p, min_p;

@@ -177,7 +177,9 @@ std::vector<Line> measure(const WeightSet& set, int layers, int segments, const 
   return lines;
 }
 
-double probe_memory(const Kernels&, bool, ThreadPool& pool) { return read_bandwidth(kProbeBytes, 8, pool); }
+double probe_memory(const Kernels&, bool, ThreadPool& pool) {
+  return read_bandwidth(kProbeBytes, {.repeats = 8}, pool);
+}
 
 template <size_t kCount>
 std::vector<Batch> batches_of(const WeightSet& set, const Kernels& kernels, const int32_t (&rows)[kCount]) {

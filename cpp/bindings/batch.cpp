@@ -38,15 +38,18 @@ int32_t append_ids(PyObject* ids, std::vector<int32_t>& out, int64_t low, int64_
 
 }  // namespace
 
-PyKvPages::PyKvPages(const PyModel& model, int32_t num_blocks, bool f32)
-    : native(model.native, num_blocks, f32), written_in(num_blocks) {
-  for (const Layer& layer : model.native.layers) shapes.emplace_back(layer.kv_heads, layer.head_dim);
+PyKvPages::PyKvPages(const PyModel& model, int32_t num_blocks)
+    : native(model.native, num_blocks), written_in(num_blocks) {
+  for (const Layer& layer : model.native.layers) {
+    shapes.push_back({layer.kv_heads, layer.head_dim, layer.kv});
+  }
 }
 
 bool PyKvPages::fits(const Model& model) const {
   return std::equal(shapes.begin(), shapes.end(), model.layers.begin(), model.layers.end(),
-                    [](const auto& shape, const Layer& layer) {
-                      return shape.first == layer.kv_heads && shape.second == layer.head_dim;
+                    [](const KvShape& shape, const Layer& layer) {
+                      return shape.kv_heads == layer.kv_heads && shape.head_dim == layer.head_dim &&
+                             shape.format == layer.kv;
                     });
 }
 

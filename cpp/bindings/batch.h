@@ -8,12 +8,17 @@
 
 namespace narrows::python {
 
+struct KvShape {
+  int32_t kv_heads, head_dim;
+  KvFormat format;
+};
+
 struct PyKvPages {
-  PyKvPages(const PyModel& model, int32_t num_blocks, bool f32);
+  PyKvPages(const PyModel& model, int32_t num_blocks);
 
   KvPages native;
-  std::vector<std::pair<int32_t, int32_t>> shapes;  // (kv_heads, head_dim) per layer
-  std::vector<uint32_t> written_in;                 // last step that wrote a block
+  std::vector<KvShape> shapes;       // per layer
+  std::vector<uint32_t> written_in;  // last step that wrote a block
   uint32_t step = 0;
 
   bool fits(const Model& model) const;

@@ -41,6 +41,13 @@ Format parse_format(const std::string& name) {
   refuse("format is '" + name + "' but must be one of f32, f16, bf16, p8, p4");
 }
 
+KvFormat parse_kv_format(const std::string& name) {
+  if (name == "f16") return KvFormat::f16;
+  if (name == "f32") return KvFormat::f32;
+  if (name == "int8") return KvFormat::i8;
+  refuse("kv is '" + name + "' but must be one of f16, f32, int8");
+}
+
 ActivationKind parse_activation(const std::string& name) {
   if (name == "silu") return ActivationKind::silu;
   if (name == "gelu_tanh") return ActivationKind::gelu_tanh;

@@ -27,6 +27,7 @@ inline constexpr int64_t kMaxDimension = int64_t{1}
 int32_t checked_int(int64_t value, int64_t low, int64_t high, const std::string& name);
 
 Format parse_format(const std::string& name);
+KvFormat parse_kv_format(const std::string& name);
 ActivationKind parse_activation(const std::string& name);
 /// "" selects the default. ValueError for an unknown name, RuntimeError for one this CPU lacks.
 const Kernels& parse_isa(const std::string& name);

@@ -60,10 +60,10 @@ void set_tensors(PyLayer& layer) {
 
 void init_layer(PyLayer* self, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t intermediate,
                 int32_t window, int32_t rope, float attention_scale, float attention_softcap, bool gated,
-                const std::string& activation, bool parallel_residual, const PyLinear& qkv,
-                const PyLinear& out, const PyLinear& up, const PyLinear& down, const PyNorm* norm_attn,
-                const PyNorm* norm_mlp, const PyNorm* post_attn, const PyNorm* post_mlp, const PyNorm* q_norm,
-                const PyNorm* k_norm) {
+                const std::string& activation, bool parallel_residual, const std::string& kv,
+                bool int8_attention, const PyLinear& qkv, const PyLinear& out, const PyLinear& up,
+                const PyLinear& down, const PyNorm* norm_attn, const PyNorm* norm_mlp,
+                const PyNorm* post_attn, const PyNorm* post_mlp, const PyNorm* q_norm, const PyNorm* k_norm) {
   PyLayer layer{.native = {.heads = heads,
                            .kv_heads = kv_heads,
                            .head_dim = head_dim,
@@ -74,7 +74,9 @@ void init_layer(PyLayer* self, int32_t heads, int32_t kv_heads, int32_t head_dim
                            .attention_softcap = attention_softcap,
                            .gated = gated,
                            .activation = parse_activation(activation),
-                           .parallel_residual = parallel_residual},
+                           .parallel_residual = parallel_residual,
+                           .kv = parse_kv_format(kv),
+                           .int8_attention = int8_attention},
                 .qkv = qkv,
                 .out = out,
                 .up = up,
@@ -126,15 +128,14 @@ void init_model(PyModel* self, int32_t hidden, int32_t vocab, int32_t max_positi
                 float norm_eps, float embedding_scale, float final_softcap,
                 const std::vector<std::pair<Array, float>>& ropes, const std::vector<const PyLayer*>& layers,
                 nb::handle embedding, std::optional<Array> position_rows, const PyNorm* final_norm,
-                const PyLinear& head, bool int8_attention) {
+                const PyLinear& head) {
   PyModel model{.native = {.hidden = hidden,
                            .vocab = vocab,
                            .max_positions = max_positions,
                            .norm = parse_norm(norm),
                            .norm_eps = norm_eps,
                            .embedding_scale = embedding_scale,
-                           .final_softcap = final_softcap,
-                           .int8_attention = int8_attention},
+                           .final_softcap = final_softcap},
                 .final_norm = value_or_absent(final_norm),
                 .head = head};
   set_ropes(model, ropes);
@@ -172,13 +173,14 @@ void bind_model(nb::module_& m) {
   nb::class_<PyLayer>(m, "Layer")
       .def("__init__", &init_layer, nb::kw_only(), "heads"_a, "kv_heads"_a, "head_dim"_a, "intermediate"_a,
            "window"_a, "rope"_a, "attention_scale"_a, "attention_softcap"_a, "gated"_a, "activation"_a,
-           "parallel_residual"_a, "qkv"_a, "out"_a, "up"_a, "down"_a, "norm_attn"_a.none() = nb::none(),
-           "norm_mlp"_a.none() = nb::none(), "post_attn"_a.none() = nb::none(),
-           "post_mlp"_a.none() = nb::none(), "q_norm"_a.none() = nb::none(), "k_norm"_a.none() = nb::none());
+           "parallel_residual"_a, "kv"_a = "f16", "int8_attention"_a = false, "qkv"_a, "out"_a, "up"_a,
+           "down"_a, "norm_attn"_a.none() = nb::none(), "norm_mlp"_a.none() = nb::none(),
+           "post_attn"_a.none() = nb::none(), "post_mlp"_a.none() = nb::none(),
+           "q_norm"_a.none() = nb::none(), "k_norm"_a.none() = nb::none());
   nb::class_<PyModel>(m, "Model")
       .def("__init__", &init_model, nb::kw_only(), "hidden"_a, "vocab"_a, "max_positions"_a, "norm"_a,
            "norm_eps"_a, "embedding_scale"_a, "final_softcap"_a, "ropes"_a, "layers"_a, "embedding"_a,
-           "position_rows"_a.noconvert().none(), "final_norm"_a.none(), "head"_a, "int8_attention"_a = false);
+           "position_rows"_a.noconvert().none(), "final_norm"_a.none(), "head"_a);
 }
 
 }  // namespace narrows::python

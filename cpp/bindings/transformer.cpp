@@ -105,16 +105,14 @@ void bind_transformer(nb::module_& m) {
   nb::class_<PyKvPages>(m, "KvPages")
       .def(
           "__init__",
-          [](PyKvPages* self, const PyModel& model, int64_t num_blocks, bool f32) {
-            new (self) PyKvPages(model, checked_int(num_blocks, 1, kMaxDimension, "num_blocks"), f32);
+          [](PyKvPages* self, const PyModel& model, int64_t num_blocks) {
+            new (self) PyKvPages(model, checked_int(num_blocks, 1, kMaxDimension, "num_blocks"));
           },
-          "model"_a, "num_blocks"_a, "f32"_a = false)
+          "model"_a, "num_blocks"_a)
       .def_prop_ro("num_blocks", [](const PyKvPages& self) { return self.native.num_blocks(); })
       .def_prop_ro("bytes", [](const PyKvPages& self) { return self.native.bytes(); })
       .def_static(
-          "block_bytes",
-          [](const PyModel& model, bool f32) { return KvPages::block_bytes(model.native, f32); }, "model"_a,
-          "f32"_a = false);
+          "block_bytes", [](const PyModel& model) { return KvPages::block_bytes(model.native); }, "model"_a);
   nb::class_<PyTransformer>(m, "Transformer")
       .def(nb::init<const PyModel&, ThreadPool&, int64_t, const std::string&>(), "model"_a, "pool"_a,
            "max_step_tokens"_a, "isa"_a = "", nb::keep_alive<1, 2>(), nb::keep_alive<1, 3>())

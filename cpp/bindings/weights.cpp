@@ -117,20 +117,23 @@ uint64_t checksum_bytes(const Array& data, ThreadPool& pool) {
   return checksum(static_cast<const uint8_t*>(data.data()), static_cast<int64_t>(data.size()), pool);
 }
 
-double measure_bandwidth(int64_t num_bytes, int repeats, ThreadPool& pool) {
+double measure_bandwidth(int64_t num_bytes, int repeats, ThreadPool& pool, int passes, int64_t segments) {
   if (num_bytes < 1) refuse("num_bytes must be positive");
   if (repeats < 1) refuse("repeats must be positive");
+  if (passes < 1) refuse("passes must be positive");
+  if (segments < 1) refuse("segments must be positive");
   const nb::gil_scoped_release release;
-  return read_bandwidth(num_bytes, repeats, pool);
+  return read_bandwidth(num_bytes, {repeats, passes, segments}, pool);
 }
 
 /// All threads at once, as in a step: cores that share a multiplier must share the ceiling too.
-double measure_int8_peak(double seconds, ThreadPool& pool) {
+double measure_peak(double (*Kernels::*peak)(double), double seconds, ThreadPool& pool,
+                    const std::string& isa) {
   if (!(seconds > 0 && seconds <= 60)) refuse("seconds must be in (0, 60]");
-  const Kernels& kernels = *select_kernels();
+  const Kernels& kernels = parse_isa(isa);
   std::vector<double> rates(static_cast<size_t>(pool.size()));
   const nb::gil_scoped_release release;
-  pool.run([&](int thread) { rates[static_cast<size_t>(thread)] = kernels.int8_peak(seconds); });
+  pool.run([&](int thread) { rates[static_cast<size_t>(thread)] = (kernels.*peak)(seconds); });
   double total = 0;
   for (const double rate : rates) total += rate;
   return total / 1e9;
@@ -152,6 +155,14 @@ void bind_weights(nb::module_& m) {
   m.def("isa", [] { return std::string(select_kernels()->name); });
   m.def("available_isas", &available_isas);
   m.def("effective_cpus", &effective_cpus);
+  nb::class_<CpuLimits>(m, "CpuLimits")
+      .def_ro("affinity", &CpuLimits::affinity)
+      .def_ro("physical", &CpuLimits::physical)
+      .def_prop_ro("quota_cpus", [](const CpuLimits& self) { return self.quota.cpus; })
+      .def_prop_ro("quota_version", [](const CpuLimits& self) { return self.quota.version; })
+      .def_prop_ro("quota_folder", [](const CpuLimits& self) { return self.quota.folder; })
+      .def_prop_ro("threads", &CpuLimits::threads);
+  m.def("cpu_limits", &cpu_limits, "root"_a = "");
   nb::class_<ThreadPool>(m, "ThreadPool")
       .def(
           "__init__",
@@ -171,8 +182,20 @@ void bind_weights(nb::module_& m) {
   m.def("unpack", &unpack_all, "data"_a.noconvert(), nb::kw_only(), "format"_a, "n"_a, "k"_a, "group"_a = 0,
         "has_zero"_a = false);
   m.def("checksum", &checksum_bytes, "data"_a.noconvert(), "pool"_a);
-  m.def("read_bandwidth", &measure_bandwidth, "num_bytes"_a, "repeats"_a, "pool"_a);
-  m.def("int8_peak", &measure_int8_peak, "seconds"_a, "pool"_a);
+  m.def("read_bandwidth", &measure_bandwidth, "num_bytes"_a, "repeats"_a, "pool"_a, "passes"_a = 1,
+        "segments"_a = 1);
+  m.def(
+      "int8_peak",
+      [](double seconds, ThreadPool& pool, const std::string& isa) {
+        return measure_peak(&Kernels::int8_peak, seconds, pool, isa);
+      },
+      "seconds"_a, "pool"_a, "isa"_a = "");
+  m.def(
+      "fp32_peak",
+      [](double seconds, ThreadPool& pool, const std::string& isa) {
+        return measure_peak(&Kernels::fp32_peak, seconds, pool, isa);
+      },
+      "seconds"_a, "pool"_a, "isa"_a = "");
   m.def("linear", &linear_once, "data"_a.noconvert(), "x"_a.noconvert(), nb::kw_only(), "format"_a, "n"_a,
         "group"_a = 0, "has_zero"_a = false, "isa"_a = "", "pool"_a.none() = nb::none());
 }

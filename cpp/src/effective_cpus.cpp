@@ -4,14 +4,15 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <set>
 #include <sstream>
 
-#include "narrows/thread_pool.h"
-
 namespace narrows {
 namespace {
+
+constexpr double kMaxQuota = 1e6;  // CPUs; more is nonsense, and must fit an int
 
 std::string read_text(const std::string& path) {
   std::ifstream file(path);
@@ -20,31 +21,35 @@ std::string read_text(const std::string& path) {
   return text.str();
 }
 
-int ceil_ratio(double quota, double period) {
-  if (quota <= 0 || period <= 0) return 0;
-  return std::max(1, static_cast<int>(std::min((quota + period - 1) / period, 1e6)));
+double ratio(double quota, double period) {
+  return quota > 0 && period > 0 ? std::min(quota / period, kMaxQuota) : 0.0;
 }
 
-int quota_v2(const std::string& folder) {
+double quota_v2(const std::string& folder) {
   std::istringstream text(read_text(folder + "/cpu.max"));
   double quota = 0, period = 0;
-  return text >> quota >> period ? ceil_ratio(quota, period) : 0;  // "max 100000" does not parse: no quota
+  return text >> quota >> period ? ratio(quota, period) : 0.0;  // "max 100000" does not parse: no quota
 }
 
-int quota_v1(const std::string& folder) {
+double quota_v1(const std::string& folder) {
   std::istringstream quota_text(read_text(folder + "/cpu.cfs_quota_us"));
   std::istringstream period_text(read_text(folder + "/cpu.cfs_period_us"));
   double quota = 0, period = 0;
-  return quota_text >> quota && period_text >> period ? ceil_ratio(quota, period) : 0;
+  return quota_text >> quota && period_text >> period ? ratio(quota, period) : 0.0;
+}
+
+CpuQuota tighter(const CpuQuota& a, const CpuQuota& b) {
+  return b.cpus > 0 && (a.cpus <= 0 || b.cpus < a.cpus) ? b : a;
 }
 
 /// The tightest quota of `group` and its parents. Inside a container the path may not exist below the mount;
 /// the walk then ends at the mount itself, which is the container's own group.
-int tightest(const std::string& mount, std::string group, int (*quota)(const std::string&)) {
-  int best = 0;
+CpuQuota tightest(const std::string& mount, std::string group, int version) {
+  CpuQuota best;
+  if (group == "/") group.clear();
   while (true) {
-    const int here = quota(mount + group);
-    if (here > 0) best = best > 0 ? std::min(best, here) : here;
+    const std::string folder = mount + group;
+    best = tighter(best, {version == 2 ? quota_v2(folder) : quota_v1(folder), version, folder});
     const size_t slash = group.rfind('/');
     if (slash == std::string::npos) return best;
     group.resize(slash);
@@ -78,23 +83,23 @@ std::vector<int> affinity() {
 
 }  // namespace
 
-int quota_cpus(const std::string& membership, const std::string& mount) {
+CpuQuota cpu_quota(const std::string& membership, const std::string& mount) {
   std::istringstream lines(membership);
-  int best = 0;
+  CpuQuota best;
   for (std::string line; std::getline(lines, line);) {  // id:controllers:/path
     const size_t first = line.find(':');
     const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
     if (second == std::string::npos) continue;
     const std::string controllers = line.substr(first + 1, second - first - 1);
     const std::string group = line.substr(second + 1);
-    int here = 0;
+    CpuQuota here;
     if (controllers.empty()) {
-      here = tightest(mount, group, quota_v2);
+      here = tightest(mount, group, 2);
     } else if (lists_cpu(controllers)) {
-      here = tightest(mount + "/" + controllers, group, quota_v1);
-      if (here == 0) here = tightest(mount + "/cpu", group, quota_v1);
+      here = tightest(mount + "/" + controllers, group, 1);
+      if (here.cpus <= 0) here = tightest(mount + "/cpu", group, 1);
     }
-    if (here > 0) best = best > 0 ? std::min(best, here) : here;
+    best = tighter(best, here);
   }
   return best;
 }
@@ -109,10 +114,19 @@ int physical_cores(const std::vector<int>& cpus, const std::string& cpu_root) {
   return static_cast<int>(cores.size());
 }
 
-int effective_cpus() {
-  const int cores = physical_cores(affinity(), "/sys/devices/system/cpu");
-  const int quota = quota_cpus(read_text("/proc/self/cgroup"), "/sys/fs/cgroup");
-  return std::max(1, quota > 0 ? std::min(cores, quota) : cores);
+CpuLimits cpu_limits(const std::string& root) {
+  CpuLimits limits;
+  limits.affinity = affinity();
+  limits.physical = physical_cores(limits.affinity, root + "/sys/devices/system/cpu");
+  limits.quota = cpu_quota(read_text(root + "/proc/self/cgroup"), root + "/sys/fs/cgroup");
+  return limits;
 }
+
+int CpuLimits::threads() const {
+  const int granted = static_cast<int>(std::ceil(quota.cpus));
+  return std::max(1, granted > 0 ? std::min(physical, granted) : physical);
+}
+
+int effective_cpus() { return cpu_limits().threads(); }
 
 }  // namespace narrows

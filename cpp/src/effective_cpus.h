@@ -3,12 +3,13 @@
 #include <string>
 #include <vector>
 
+#include "narrows/thread_pool.h"
+
 namespace narrows {
 
-/// CPUs the cgroup quotas above this process allow, rounded up; 0 where there is no quota. `membership` is
-/// the text of /proc/self/cgroup, `mount` the cgroup mount point. The tightest quota of the group and its
-/// parents counts.
-int quota_cpus(const std::string& membership, const std::string& mount);
+/// The quota that the cgroups above this process set. `membership` is the text of /proc/self/cgroup, `mount`
+/// the cgroup mount point. The tightest quota of the group and its parents counts.
+CpuQuota cpu_quota(const std::string& membership, const std::string& mount);
 
 /// Distinct physical cores among `cpus`; each cpu without a topology entry counts as a core.
 int physical_cores(const std::vector<int>& cpus, const std::string& cpu_root);

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 #include <new>
+#include <numeric>
 
 #include "narrows/pack.h"
 
@@ -17,6 +18,7 @@ constexpr int64_t kBlockBytes = int64_t{1} << 20;  // hashed on its own, so the 
 constexpr uint64_t kPrime = 0x9e3779b97f4a7c15u;
 constexpr int kLanes = 8;  // independent multiply chains of one 64-byte line
 constexpr int64_t kLineBytes = kLanes * 8;
+constexpr int64_t kPageBytes = 4096;
 
 inline uint64_t rotate(uint64_t x, int by) { return x << by | x >> (64 - by); }
 
@@ -103,27 +105,37 @@ uint64_t checksum(const uint8_t* data, int64_t bytes, ThreadPool& pool) {
   return hash;
 }
 
-double read_bandwidth(int64_t bytes, int repeats, ThreadPool& pool) {
+double read_bandwidth(int64_t bytes, const ReadPlan& plan, ThreadPool& pool) {
   const int threads = pool.size();
-  const int64_t slice = std::max<int64_t>(bytes / threads / 4096, 1) * 4096;
+  const int64_t pages = std::max<int64_t>(bytes / threads / kPageBytes, 1);  // of each thread
+  const int64_t slice = pages * kPageBytes;
+  const int64_t segments = std::clamp<int64_t>(plan.segments, 1, pages);
   const Mapping memory(slice * threads);
   std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);  // a cache line each
   pool.run(
       [&](int thread) { std::memset(memory.data + thread * slice, thread + 1, static_cast<size_t>(slice)); });
   double best_s = 1e30;
-  for (int i = 0; i < 2 * std::max(repeats, 1);
-       ++i) {  // with prefetch (better on Intel) and without (on Zen)
-    const auto sum = i % 2 == 0 ? sum_range<false> : sum_range<true>;
-    const auto start = std::chrono::steady_clock::now();
-    pool.run([&](int thread) {
-      sums[static_cast<size_t>(thread) * 8] += sum(memory.data + thread * slice, slice);
-    });
-    best_s =
-        std::min(best_s, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  for (const auto sum : {sum_range<false>, sum_range<true>}) {  // prefetching is better on Intel, not on Zen
+    std::vector<double> best(static_cast<size_t>(segments), 1e30);
+    for (int64_t i = 0; i < std::max(plan.repeats, 1) * segments; ++i) {
+      const int64_t segment = i % segments;
+      const int64_t begin = pages * segment / segments * kPageBytes;
+      const int64_t size = pages * (segment + 1) / segments * kPageBytes - begin;
+      const auto start = std::chrono::steady_clock::now();
+      pool.run([&](int thread) {
+        for (int pass = 0; pass < plan.passes; ++pass) {
+          sums[static_cast<size_t>(thread) * 8] += sum(memory.data + thread * slice + begin, size);
+          asm volatile("" : : : "memory");  // every pass reads
+        }
+      });
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      best[static_cast<size_t>(segment)] = std::min(best[static_cast<size_t>(segment)], took.count());
+    }
+    best_s = std::min(best_s, std::accumulate(best.begin(), best.end(), 0.0));
   }
   static std::atomic<uint64_t> keep{0};  // a visible effect, so that the loads are not removed
   for (uint64_t sum : sums) keep.fetch_add(sum, std::memory_order_relaxed);
-  return static_cast<double>(slice * threads) / best_s * 1e-9;
+  return static_cast<double>(slice * threads) * plan.passes / best_s * 1e-9;
 }
 
 }  // namespace narrows

@@ -1,8 +1,6 @@
 // The pool: one generation counter starts a run, one counter ends it, a sense-reversing barrier in between.
-// Every wait spins, then yields, then parks, so that it stays quick alone and harmless on a crowded machine.
+// Every wait spins, then sleeps, so that it stays quick alone and harmless on a crowded machine.
 #include "narrows/thread_pool.h"
-
-#include <sched.h>
 
 #include <algorithm>
 #include <chrono>
@@ -14,18 +12,18 @@
 #include <vector>
 
 #include "cpu_places.h"
+#include "signal_word.h"
 
 namespace narrows {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A barrier inside a step is usually microseconds away; the next step tens of microseconds (the scheduler
-// runs in between). Past that somebody else has the core, and a yielding wait lets them finish sooner.
-constexpr std::chrono::nanoseconds kSpin{15000};
+// A barrier inside a step is usually microseconds away, the next step tens of microseconds (the scheduler
+// runs in between). Past that somebody else has the core of the thread that is waited for, and to wake up
+// costs less than what is still to come.
+constexpr std::chrono::nanoseconds kSpin{100000};
 constexpr std::chrono::nanoseconds kMinSpin{500};
-constexpr std::chrono::microseconds kYieldBarrier{2000};
-constexpr std::chrono::microseconds kYieldIdle{150};
 constexpr int kPollsPerClock = 32;  // reading the clock costs about as much as one pause
 
 inline void cpu_relax() {
@@ -37,36 +35,28 @@ inline void cpu_relax() {
 }
 
 /// Returns once `word` differs from `old`. After spinning in vain it asks `core_is_shared()`: if the threads
-/// it waits for need this very core, the next wait spins for half as long and lets them on; if not, a yield
-/// would only hand the core to strangers for a slice of milliseconds, and spinning goes back to its full
-/// length.
+/// it waits for need this very core, the next wait spins for half as long and lets them on; if not, spinning
+/// goes back to its full length.
 template <typename F>
-void wait_while_equal(std::atomic<uint32_t>& word, uint32_t old, std::chrono::nanoseconds& spin,
-                      std::chrono::microseconds yield_for, F&& core_is_shared, Ahead* ahead = nullptr) {
+void wait_while_equal(SignalWord& word, uint32_t old, std::chrono::nanoseconds& spin, F&& core_is_shared,
+                      Ahead* ahead = nullptr) {
   constexpr int kLinesPerPoll = 4;  // about as long as a few pauses when the memory is busy
   while (ahead != nullptr && ahead->fetch(kLinesPerPoll)) {
-    if (word.load(std::memory_order_acquire) != old) return;
+    if (word.load() != old) return;
   }
   for (int i = 0; i < kPollsPerClock; ++i) {
-    if (word.load(std::memory_order_acquire) != old) return;
+    if (word.load() != old) return;
     cpu_relax();
   }
   const Clock::time_point begin = Clock::now();
-  Clock::duration waited{};
-  while (waited < spin) {
+  while (Clock::now() - begin < spin) {
     for (int i = 0; i < kPollsPerClock; ++i) {
-      if (word.load(std::memory_order_acquire) != old) return;
+      if (word.load() != old) return;
       cpu_relax();
     }
-    waited = Clock::now() - begin;
   }
   spin = core_is_shared() ? std::max(kMinSpin, spin / 2) : kSpin;
-  while (waited < kSpin + yield_for) {
-    sched_yield();
-    if (word.load(std::memory_order_acquire) != old) return;
-    waited = Clock::now() - begin;
-  }
-  while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
+  word.sleep(old);
 }
 
 thread_local std::chrono::nanoseconds barrier_spin = kSpin;
@@ -84,9 +74,8 @@ struct ThreadPool::State {
   void execute(int thread);
   void fail(std::exception_ptr thrown);
   void stop_and_join();
-  void wait(std::atomic<uint32_t>& word, uint32_t old, Ahead* ahead = nullptr) {
-    wait_while_equal(
-        word, old, barrier_spin, kYieldBarrier, [this] { return places.spread(pool_thread); }, ahead);
+  void wait(SignalWord& word, uint32_t old, Ahead* ahead = nullptr) {
+    wait_while_equal(word, old, barrier_spin, [this] { return places.spread(pool_thread); }, ahead);
   }
 
   const int size;
@@ -98,10 +87,9 @@ struct ThreadPool::State {
   std::mutex error_mutex;
   std::exception_ptr error;
   std::atomic<bool> failed{false};
-  // Each on a cache line of its own: they are polled by all threads while others write their neighbours.
-  alignas(64) std::atomic<uint32_t> generation{0};
-  alignas(64) std::atomic<uint32_t> finished{0};  // counts up through all runs: workers done
-  alignas(64) std::atomic<uint32_t> phase{0};
+  SignalWord generation;
+  SignalWord finished;  // counts up through all runs: workers done
+  SignalWord phase;
   alignas(64) std::atomic<int> arrived{0};
 };
 
@@ -111,8 +99,7 @@ void ThreadPool::State::fail(std::exception_ptr thrown) {
     if (!error) error = std::move(thrown);
   }
   failed.store(true, std::memory_order_relaxed);
-  phase.fetch_add(1, std::memory_order_release);  // publishes `failed`: see barrier()
-  phase.notify_all();
+  phase.raise();  // publishes `failed`: see barrier()
 }
 
 void ThreadPool::State::execute(int thread) {
@@ -131,19 +118,17 @@ void ThreadPool::State::work(int thread) {
   uint32_t seen = 0;
   while (true) {
     auto spin = kSpin;  // not adapted: a long gap between steps says nothing about the cores
-    wait_while_equal(generation, seen, spin, kYieldIdle, [] { return false; });
+    wait_while_equal(generation, seen, spin, [] { return false; });
     ++seen;
     if (stopping) return;
     execute(thread);
-    finished.fetch_add(1, std::memory_order_release);
-    finished.notify_all();
+    finished.raise();
   }
 }
 
 void ThreadPool::State::stop_and_join() {
   stopping = true;
-  generation.fetch_add(1, std::memory_order_release);
-  generation.notify_all();
+  generation.raise();
   for (std::thread& worker : workers) worker.join();
 }
 
@@ -173,12 +158,10 @@ void ThreadPool::run(const std::function<void(int)>& body) {
   const uint32_t workers = static_cast<uint32_t>(s.size - 1);
   const uint32_t target = s.finished.load(std::memory_order_relaxed) + workers;
   if (workers > 0) {
-    s.generation.fetch_add(1, std::memory_order_release);
-    s.generation.notify_all();
+    s.generation.raise();
   }
   s.execute(0);
-  for (uint32_t done = s.finished.load(std::memory_order_acquire); done != target;
-       done = s.finished.load(std::memory_order_acquire)) {
+  for (uint32_t done = s.finished.load(); done != target; done = s.finished.load()) {
     s.wait(s.finished, done);
   }
   if (s.error) std::rethrow_exception(std::exchange(s.error, nullptr));
@@ -189,12 +172,11 @@ void ThreadPool::barrier(Ahead* ahead) {
   if (s.size == 1) return;
   // `phase` before `failed`: whoever sees the phase that a failure has set also sees the failure, and whoever
   // saw an older one is woken by the change.
-  const uint32_t phase = s.phase.load(std::memory_order_acquire);
+  const uint32_t phase = s.phase.load();
   if (s.failed.load(std::memory_order_relaxed)) throw BarrierBroken{};
   if (s.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == s.size) {
     s.arrived.store(0, std::memory_order_relaxed);
-    s.phase.fetch_add(1, std::memory_order_release);
-    s.phase.notify_all();
+    s.phase.raise();
   } else {
     s.wait(s.phase, phase, ahead);
   }

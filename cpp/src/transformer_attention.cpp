@@ -6,18 +6,13 @@
 namespace narrows {
 
 void StepWorker::attention(const Layer& layer, int32_t index) {
-  const auto each_task = [&](const std::vector<PlanPart>& parts, auto&& body) {
-    const int32_t count = static_cast<int32_t>(parts.size());
-    share_units(count * layer.kv_heads, Take::single,
-                [&](UnitRange t) { body(parts[t.begin % count], t.begin / count); });
-  };
-  each_task(c_.plan.store_parts, [&](const PlanPart& part, int32_t kv_head) {
-    store_part(layer, index, part, kv_head);
+  each_task(layer, c_.plan.store_parts, [&](const PlanPart& part, int32_t kv_head) {
+    store_part(layer, index, part, kv_head, true);
     if (part.attend) attend_part(layer, index, part, kv_head);
   });
   if (c_.plan.attend_parts.empty()) return;
   barrier();
-  each_task(c_.plan.attend_parts,
+  each_task(layer, c_.plan.attend_parts,
             [&](const PlanPart& part, int32_t kv_head) { attend_part(layer, index, part, kv_head); });
 }
 
@@ -31,25 +26,31 @@ void StepWorker::rotate_head(const Layer& layer, const Norm& norm, int32_t row, 
                   c_.buffers.sin[layer.rope] + int64_t{row} * half, half);
 }
 
-void StepWorker::store_part(const Layer& layer, int32_t index, const PlanPart& part, int32_t kv_head) {
-  const SequenceInput& sequence = c_.batch[part.sequence];
+/// The query heads of `kv_head` in row `row` of qkv, turned by the angles of row `angles` of the step.
+void StepWorker::rotate_queries(const Layer& layer, int32_t kv_head, int32_t row, int32_t angles) const {
   const int32_t heads_per_kv = layer.heads / layer.kv_heads;
+  float* q = c_.buffers.qkv + row * c_.buffers.qkv_ld + int64_t{kv_head} * heads_per_kv * layer.head_dim;
+  for (int32_t h = 0; h < heads_per_kv; ++h) {
+    rotate_head(layer, layer.q_norm, angles, q + int64_t{h} * layer.head_dim);
+  }
+}
+
+void StepWorker::store_part(const Layer& layer, int32_t index, const PlanPart& part, int32_t kv_head,
+                            bool with_queries) {
+  const SequenceInput& sequence = c_.batch[part.sequence];
   const int64_t head_dim = layer.head_dim;
-  const int64_t block_bytes = c_.kv.block_stride() * (c_.kv.is_f32() ? 4 : 2);
   uint8_t* k_pages = static_cast<uint8_t*>(c_.kv.k(index, kv_head));
   uint8_t* v_pages = static_cast<uint8_t*>(c_.kv.v(index, kv_head));
   for (int32_t i = 0; i < part.rows; ++i) {
     const int32_t row = part.row + i;
     float* qkv = c_.buffers.qkv + row * c_.buffers.qkv_ld;
-    for (int32_t h = kv_head * heads_per_kv; h < (kv_head + 1) * heads_per_kv; ++h) {
-      rotate_head(layer, layer.q_norm, row, qkv + h * head_dim);
-    }
+    if (with_queries) rotate_queries(layer, kv_head, row, row);
     float* k = qkv + (layer.heads + kv_head) * head_dim;
     const float* v = qkv + (layer.heads + layer.kv_heads + kv_head) * head_dim;
     rotate_head(layer, layer.k_norm, row, k);
     const int32_t position = c_.plan.rows[row].position;
-    const int64_t offset = sequence.blocks[position / kKvBlock] * block_bytes;
-    c_.kernels.store_kv(k, v, layer.head_dim, position % kKvBlock, c_.kv.is_f32(), k_pages + offset,
+    const int64_t offset = sequence.blocks[position / kKvBlock] * c_.kv.block_stride();
+    c_.kernels.store_kv(k, v, layer.head_dim, position % kKvBlock, layer.kv, k_pages + offset,
                         v_pages + offset);
   }
 }
@@ -74,9 +75,9 @@ void StepWorker::attend_part(const Layer& layer, int32_t index, const PlanPart& 
       .window = layer.window,
       .scale = layer.attention_scale,
       .softcap = layer.attention_softcap,
-      .kv_f32 = c_.kv.is_f32(),
+      .kv = layer.kv,
       .causal = true,
-      .int8 = part.int8,
+      .int8 = part.int8 && layer.int8_attention,
       .scratch = mine_.attention,
   };
   c_.kernels.attention(args);

@@ -44,7 +44,8 @@ void StepWorker::head() {
     const int32_t rows = static_cast<int32_t>(std::min<size_t>(kHeadRows, wanted.size() - first));
     const RowRange mine = share(rows);
     for (int32_t i = mine.begin; i < mine.end; ++i) {
-      const float* x = b.x + wanted[first + i].row * b.hidden_ld;
+      const int64_t row = c_.plan.narrowed() ? static_cast<int64_t>(first) + i : wanted[first + i].row;
+      const float* x = b.x + row * b.hidden_ld;
       float* y = b.y + i * b.hidden_ld;
       if (c_.model.final_norm.weight != nullptr) {
         normalize(c_.model.final_norm, x, y, c_.model.hidden);

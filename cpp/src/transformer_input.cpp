@@ -82,7 +82,7 @@ void StepWorker::normalize(const Norm& norm, const float* x, float* out, int32_t
 }
 
 void StepWorker::add_normalized(const Norm& norm) {
-  const RowRange mine = share(c_.plan.num_rows());
+  const RowRange mine = share(rows_);
   for (int32_t row = mine.begin; row < mine.end; ++row) {
     float* y = c_.buffers.y + row * c_.buffers.hidden_ld;
     normalize(norm, y, y, c_.model.hidden);

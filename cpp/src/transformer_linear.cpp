@@ -37,7 +37,7 @@ constexpr int32_t kStreamRows = 16;  // more rows: the multipliers are the limit
 }  // namespace
 
 void StepWorker::barrier_before(const NextLinear& next) {
-  if (c_.plan.num_rows() > kStreamRows) return barrier();
+  if (rows_ > kStreamRows) return barrier();
   const PackedMatrix& w = next.linear.w;
   const int32_t unit = unit_panels(w.panels(), threads_, next.pairs);
   const int32_t units = (w.panels() + unit - 1) / unit;
@@ -49,11 +49,17 @@ void StepWorker::barrier_before(const NextLinear& next) {
 }
 
 void StepWorker::linear(const Linear& linear, const Activations& input, const Epilogue& epilogue) {
-  const int32_t panels = linear.w.panels();
-  const int32_t unit = unit_panels(panels, threads_, epilogue.kind == Epilogue::Kind::gate);
+  this->linear(linear, input, epilogue, {0, linear.w.panels()});
+}
+
+void StepWorker::linear(const Linear& linear, const Activations& input, const Epilogue& epilogue,
+                        PanelRange panels) {
+  const int32_t count = panels.end - panels.begin;
+  const int32_t unit = unit_panels(count, threads_, epilogue.kind == Epilogue::Kind::gate);
   const Take how = input.rows <= kStreamRows ? Take::half : Take::single;
-  share_units((panels + unit - 1) / unit, how, [&](UnitRange u) {
-    linear_panels(linear, input, epilogue, u.begin * unit, std::min(panels, u.end * unit));
+  share_units((count + unit - 1) / unit, how, [&](UnitRange u) {
+    linear_panels(linear, input, epilogue, panels.begin + u.begin * unit,
+                  std::min(panels.end, panels.begin + u.end * unit));
   });
 }
 

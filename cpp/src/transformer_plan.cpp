@@ -17,6 +17,11 @@ bool wants_logits(const SequenceInput& sequence, int32_t index) {
   return sequence.draws(index);
 }
 
+bool int8_attention(const Model& model) {
+  return std::any_of(model.layers.begin(), model.layers.end(),
+                     [](const Layer& l) { return l.int8_attention; });
+}
+
 }  // namespace
 
 void StepPlan::build(const Model& model, const std::vector<SequenceInput>& batch, bool all_logits) {
@@ -24,6 +29,7 @@ void StepPlan::build(const Model& model, const std::vector<SequenceInput>& batch
   store_parts.clear();
   attend_parts.clear();
   head_rows.clear();
+  const bool int8 = int8_attention(model);
   for (int32_t s = 0; s < static_cast<int32_t>(batch.size()); ++s) {
     const SequenceInput& sequence = batch[s];
     const int32_t row0 = num_rows();
@@ -32,20 +38,38 @@ void StepPlan::build(const Model& model, const std::vector<SequenceInput>& batch
       rows.push_back({sequence.tokens[i], sequence.start + i});
       if (all_logits || wants_logits(sequence, i)) head_rows.push_back({s, i, row0 + i});
     }
-    const int32_t int8_rows =
-        model.int8_attention ? std::clamp(sequence.prompt_tokens - sequence.start, 0, count) : 0;
+    const int32_t int8_rows = int8 ? std::clamp(sequence.prompt_tokens - sequence.start, 0, count) : 0;
     const bool whole = count <= kWholeRows && (int8_rows == 0 || int8_rows == count);
     for (int32_t i = 0; i < count; i += kStoreRows) {
       store_parts.push_back({s, i, std::min(kStoreRows, count - i), row0 + i, whole, int8_rows > 0});
     }
     if (whole) continue;
     for (int32_t i = 0, end = 0; i < count; i = end) {
-      const bool int8 = i < int8_rows;
-      end = int8 ? std::min(i + kInt8AttendRows, int8_rows) : std::min(i + kAttendRows, count);
-      attend_parts.push_back({s, i, end - i, row0 + i, true, int8});
+      const bool in_int8 = i < int8_rows;
+      end = in_int8 ? std::min(i + kInt8AttendRows, int8_rows) : std::min(i + kAttendRows, count);
+      attend_parts.push_back({s, i, end - i, row0 + i, true, in_int8});
     }
   }
   std::reverse(attend_parts.begin(), attend_parts.end());
+  head_parts.clear();
+  if (narrowed()) part_head_rows(model, batch);
+}
+
+/// Runs of head rows that follow one another, as long as they attend alike.
+void StepPlan::part_head_rows(const Model& model, const std::vector<SequenceInput>& batch) {
+  const bool int8 = int8_attention(model);
+  for (int32_t i = 0; i < num_head_rows(); ++i) {
+    const PlanHeadRow& row = head_rows[i];
+    const SequenceInput& sequence = batch[row.sequence];
+    const bool in_int8 = int8 && sequence.start + row.index < sequence.prompt_tokens;
+    PlanPart* last = head_parts.empty() ? nullptr : &head_parts.back();
+    if (last != nullptr && last->sequence == row.sequence && last->int8 == in_int8 &&
+        last->first + last->rows == row.index && last->rows < kAttendRows) {
+      ++last->rows;
+    } else {
+      head_parts.push_back({row.sequence, row.index, 1, i, true, in_int8});
+    }
+  }
 }
 
 }  // namespace narrows

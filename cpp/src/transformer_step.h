@@ -56,6 +56,9 @@ struct NextLinear {
 struct RowRange {
   int32_t begin = 0, end = 0;
 };
+struct PanelRange {
+  int32_t begin = 0, end = 0;
+};
 
 class StepWorker {
  public:
@@ -65,6 +68,9 @@ class StepWorker {
  private:
   // transformer_layer.cpp
   void layer(const Layer& layer, int32_t index);
+  void attend_all(const Layer& layer, int32_t index);
+  void attend_head_rows(const Layer& layer, int32_t index);
+  void gather_head_rows();
   void mlp(const Layer& layer, const NextLinear& next);
   void finish_block(const Linear& linear, const Activations& input, const Norm& post, const NextLinear& next,
                     OpGroup group);
@@ -81,6 +87,7 @@ class StepWorker {
 
   // transformer_linear.cpp
   void linear(const Linear& linear, const Activations& input, const Epilogue& epilogue);
+  void linear(const Linear& linear, const Activations& input, const Epilogue& epilogue, PanelRange panels);
   void linear_panels(const Linear& linear, const Activations& input, const Epilogue& epilogue, int32_t begin,
                      int32_t end);
   void finish_tile(const Linear& linear, const Epilogue& epilogue, RowRange rows, int32_t panel_begin,
@@ -90,7 +97,15 @@ class StepWorker {
 
   // transformer_attention.cpp
   void attention(const Layer& layer, int32_t index);
-  void store_part(const Layer& layer, int32_t index, const PlanPart& part, int32_t kv_head);
+  template <typename Body>
+  void each_task(const Layer& layer, const std::vector<PlanPart>& parts, Body&& body) {
+    const int32_t count = static_cast<int32_t>(parts.size());
+    share_units(count * layer.kv_heads, Take::single,
+                [&](UnitRange t) { body(parts[t.begin % count], t.begin / count); });
+  }
+  void store_part(const Layer& layer, int32_t index, const PlanPart& part, int32_t kv_head,
+                  bool with_queries);
+  void rotate_queries(const Layer& layer, int32_t kv_head, int32_t row, int32_t angles) const;
   void rotate_head(const Layer& layer, const Norm& norm, int32_t row, float* head) const;
   void attend_part(const Layer& layer, int32_t index, const PlanPart& part, int32_t kv_head);
 
@@ -123,6 +138,7 @@ class StepWorker {
   const int thread_;
   const int threads_;
   WorkerBuffers& mine_;
+  int32_t rows_;  // of x that are alive: those of the step, after the last attention those of the head
   size_t stage_ = 0;
   std::chrono::steady_clock::time_point lap_begin_;
 };

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -17,12 +18,12 @@ namespace attention_fixture {
 using namespace narrows;
 
 inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-inline constexpr uint16_t kNanHalf = 0x7e01;
 
 struct Shape {
   int heads = 1, head_dim = 64, start = 0, rows = 1, window = 0;
   float softcap = 0.0f;
-  bool f32 = false, causal = true, int8 = false;
+  KvFormat kv = KvFormat::f16;
+  bool causal = true, int8 = false;
 };
 
 struct Aligned {
@@ -52,12 +53,10 @@ class Case {
     std::normal_distribution<float> normal;
     const int keys = shape.start + shape.rows;
     const int blocks = (keys + kKvBlock - 1) / kKvBlock;
-    stride_ = static_cast<int64_t>(shape.head_dim) * kKvBlock + 48;  // blocks of other heads lie between
-    const size_t elements = static_cast<size_t>(stride_) * static_cast<size_t>(blocks + 3);
-    k16_.assign(shape.f32 ? 0 : elements, kNanHalf);
-    v16_ = k16_;
-    k32_.assign(shape.f32 ? elements : 0, kNan);
-    v32_ = k32_;
+    stride_ = std::max(kv_key_bytes(shape.kv, shape.head_dim), kv_value_bytes(shape.kv, shape.head_dim)) +
+              192;  // blocks of other heads lie between
+    k_.assign(static_cast<size_t>(stride_) * static_cast<size_t>(blocks + 3), 0xff);  // NaN in every format
+    v_ = k_;
     blocks_.resize(static_cast<size_t>(blocks + 3));
     std::iota(blocks_.begin(), blocks_.end(), 0);
     std::shuffle(blocks_.begin(), blocks_.end(), random);
@@ -74,9 +73,7 @@ class Case {
 
   void put(int token, const float* k, const float* v) {
     const int64_t at = blocks_[static_cast<size_t>(token / kKvBlock)] * stride_;
-    void* kb = shape_.f32 ? static_cast<void*>(k32_.data() + at) : k16_.data() + at;
-    void* vb = shape_.f32 ? static_cast<void*>(v32_.data() + at) : v16_.data() + at;
-    kernels_.store_kv(k, v, shape_.head_dim, token % kKvBlock, shape_.f32, kb, vb);
+    kernels_.store_kv(k, v, shape_.head_dim, token % kKvBlock, shape_.kv, k_.data() + at, v_.data() + at);
   }
 
   int64_t q_ld() const { return static_cast<int64_t>(shape_.heads) * shape_.head_dim + 5; }
@@ -96,8 +93,8 @@ class Case {
       a.q_ld = q_ld();
       a.out = out.data() + row * out_ld();
       a.out_ld = out_ld();
-      a.k_pages = shape_.f32 ? static_cast<const void*>(k32_.data()) : k16_.data();
-      a.v_pages = shape_.f32 ? static_cast<const void*>(v32_.data()) : v16_.data();
+      a.k_pages = k_.data();
+      a.v_pages = v_.data();
       a.block_stride = stride_;
       a.blocks = blocks_.data();
       a.rows = rows;
@@ -107,7 +104,7 @@ class Case {
       a.window = shape_.window;
       a.scale = scale();
       a.softcap = shape_.softcap;
-      a.kv_f32 = shape_.f32;
+      a.kv = shape_.kv;
       a.int8 = shape_.int8;
       a.causal = shape_.causal;
       a.scratch = scratch.data.get();
@@ -117,9 +114,16 @@ class Case {
     return out;
   }
 
-  double key(int token, int d) const { return at(k16_, k32_, token, d * kKvBlock + token % kKvBlock); }
+  double key(int token, int d) const {
+    const int slot = token % kKvBlock;
+    if (shape_.kv == KvFormat::i8) return code(k_, token, d / 4 * 64 + slot * 4 + d % 4);
+    return at(k_, token, d * kKvBlock + slot);
+  }
   double value(int token, int d) const {
-    return at(v16_, v32_, token, token % kKvBlock * shape_.head_dim + d);
+    const int slot = token % kKvBlock;
+    if (shape_.kv == KvFormat::i8)
+      return code(v_, token, d / 16 * 256 + slot / 4 * 64 + d % 16 * 4 + slot % 4);
+    return at(v_, token, slot * shape_.head_dim + d);
   }
 
   // The definition, in double.
@@ -152,16 +156,29 @@ class Case {
   }
 
  private:
-  double at(const std::vector<uint16_t>& h, const std::vector<float>& f, int token, int64_t offset) const {
-    const size_t i = static_cast<size_t>(blocks_[static_cast<size_t>(token / kKvBlock)] * stride_ + offset);
-    return shape_.f32 ? f[i] : half_to_float(h[i]);
+  const uint8_t* page(const std::vector<uint8_t>& pages, int token) const {
+    return pages.data() + blocks_[static_cast<size_t>(token / kKvBlock)] * stride_;
+  }
+  double at(const std::vector<uint8_t>& pages, int token, int64_t i) const {
+    if (shape_.kv == KvFormat::f32) return load<float>(page(pages, token) + 4 * i);
+    return half_to_float(load<uint16_t>(page(pages, token) + 2 * i));
+  }
+  double code(const std::vector<uint8_t>& pages, int token, int64_t i) const {
+    const float scale = load<float>(page(pages, token) + 4 * (token % kKvBlock));
+    return static_cast<double>(scale) * (page(pages, token)[64 + i] - 128);
+  }
+  template <typename T>
+  static T load(const uint8_t* from) {
+    T value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
   }
 
   const Kernels& kernels_;
   Shape shape_;
   int64_t stride_ = 0;
-  std::vector<uint16_t> k16_, v16_;
-  std::vector<float> k32_, v32_, q_;
+  std::vector<uint8_t> k_, v_;
+  std::vector<float> q_;
   std::vector<int32_t> blocks_;
 };
 

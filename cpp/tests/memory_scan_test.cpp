@@ -115,6 +115,19 @@ TEST(the_checksum_sees_every_bit_every_length_and_the_order_of_blocks) {
 
 TEST(the_read_bandwidth_of_memory_is_positive_and_below_a_terabyte_per_second) {
   ThreadPool pool(2);
-  const double gb_per_s = read_bandwidth(64 << 20, 2, pool);
-  CHECK(gb_per_s > 0.05 && gb_per_s < 1000.0);
+  for (const ReadPlan& plan : {ReadPlan{.repeats = 2}, {.passes = 3}, {.repeats = 2, .segments = 7}}) {
+    const double gb_per_s = read_bandwidth(64 << 20, plan, pool);
+    CHECK(gb_per_s > 0.05 && gb_per_s < 1000.0);
+  }
+}
+
+TEST(any_number_of_bytes_can_be_read_in_any_number_of_segments) {
+  for (const int threads : {1, 3}) {
+    ThreadPool pool(threads);
+    for (const int64_t bytes : {int64_t{1}, kPage, 5 * kPage + 1, kBlock - 1}) {
+      for (const int64_t segments : {int64_t{0}, int64_t{1}, int64_t{3}, int64_t{1000000}}) {
+        CHECK(read_bandwidth(bytes, {.repeats = 2, .segments = segments}, pool) > 0.0);
+      }
+    }
+  }
 }

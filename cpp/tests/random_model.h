@@ -27,6 +27,7 @@ struct Knobs {
   bool tied = false;    // the embedding is read from the packed head
   bool uneven = false;  // layers of different widths
   bool int8_attention = false;
+  KvFormat kv = KvFormat::f16;
 };
 
 /// Floats and packed bytes with addresses that do not move.
@@ -72,6 +73,8 @@ class RandomModel {
     l.kv_heads = k.kv_heads;
     l.head_dim = k.head_dim;
     l.intermediate = k.uneven ? k.intermediate - 13 * index : k.intermediate;
+    l.kv = k.kv;
+    l.int8_attention = k.int8_attention;
     l.window = index % 2 == 0 ? k.window : 0;
     l.rope = k.rotated > 0 ? 0 : -1;
     l.attention_scale = 1.0f / std::sqrt(static_cast<float>(k.head_dim));
@@ -99,7 +102,6 @@ class RandomModel {
     model_.max_positions = 1024;
     model_.norm = k.norm;
     model_.final_softcap = k.final_softcap;
-    model_.int8_attention = k.int8_attention;
     if (k.rotated > 0) {
       Rope rope;
       for (int i = 0; i < k.rotated / 2; ++i)

@@ -23,8 +23,8 @@ inline std::vector<int32_t> scattered_blocks(int32_t count, int32_t first) {
 }
 
 struct Setup {
-  Setup(const Model& model, const Kernels& kernels, int threads, bool kv_f32)
-      : pool(threads), transformer(model, pool, kernels, kMaxRows), kv(model, kBlocks, kv_f32) {}
+  Setup(const Model& model, const Kernels& kernels, int threads)
+      : pool(threads), transformer(model, pool, kernels, kMaxRows), kv(model, kBlocks) {}
   ThreadPool pool;
   Transformer transformer;
   KvPages kv;

@@ -5,12 +5,14 @@
 #include <sched.h>
 #include <stdlib.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "check.h"
 #include "cpu_places.h"
@@ -162,18 +164,21 @@ TEST(a_pool_needs_a_thread) {
   CHECK(refused);
 }
 
-TEST(the_tightest_cgroup_v2_quota_counts_rounded_up) {
+TEST(the_tightest_cgroup_v2_quota_counts) {
   const TemporaryFolder folder;
   const std::string membership = "0::/a/b\n";
-  CHECK(quota_cpus(membership, folder.path()) == 0);
+  CHECK(cpu_quota(membership, folder.path()).version == 0);
   folder.write("a/b/cpu.max", "max 100000\n");
-  CHECK(quota_cpus(membership, folder.path()) == 0);
+  CHECK(cpu_quota(membership, folder.path()).version == 0);
   folder.write("a/cpu.max", "250000 100000\n");
-  CHECK(quota_cpus(membership, folder.path()) == 3);
+  CHECK(cpu_quota(membership, folder.path()).cpus == 2.5);
+  CHECK(cpu_quota(membership, folder.path()).version == 2);
+  CHECK(cpu_quota(membership, folder.path()).folder == folder.path() + "/a");
   folder.write("a/b/cpu.max", "100000 100000\n");
-  CHECK(quota_cpus(membership, folder.path()) == 1);
+  CHECK(cpu_quota(membership, folder.path()).cpus == 1.0);
   folder.write("cpu.max", "1000 100000\n");  // the mount itself: all a container sees
-  CHECK(quota_cpus("0::/\n", folder.path()) == 1);
+  CHECK(cpu_quota("0::/\n", folder.path()).cpus == 0.01);
+  CHECK(cpu_quota("0::/\n", folder.path()).folder == folder.path());
 }
 
 TEST(a_cgroup_v1_quota_counts) {
@@ -181,9 +186,34 @@ TEST(a_cgroup_v1_quota_counts) {
   const std::string membership = "5:memory:/x\n4:cpu,cpuacct:/job\n0::/\n";
   folder.write("cpu,cpuacct/job/cpu.cfs_quota_us", "-1\n");
   folder.write("cpu,cpuacct/job/cpu.cfs_period_us", "100000\n");
-  CHECK(quota_cpus(membership, folder.path()) == 0);
+  CHECK(cpu_quota(membership, folder.path()).version == 0);
   folder.write("cpu,cpuacct/job/cpu.cfs_quota_us", "150000\n");
-  CHECK(quota_cpus(membership, folder.path()) == 2);
+  CHECK(cpu_quota(membership, folder.path()).cpus == 1.5);
+  CHECK(cpu_quota(membership, folder.path()).version == 1);
+  CHECK(cpu_quota(membership, folder.path()).folder == folder.path() + "/cpu,cpuacct/job");
+}
+
+TEST(a_quota_counts_rounded_up_and_never_above_the_cores) {
+  CpuLimits limits;
+  limits.physical = 4;
+  CHECK(limits.threads() == 4);
+  for (const auto& [cpus, threads] : {std::pair{0.01, 1}, {1.0, 1}, {2.5, 3}, {64.0, 4}}) {
+    limits.quota.cpus = cpus;
+    CHECK(limits.threads() == threads);
+  }
+  limits.physical = 0;
+  CHECK(limits.threads() == 1);
+}
+
+TEST(the_limits_of_a_process_are_read_below_a_root) {
+  const TemporaryFolder folder;
+  folder.write("proc/self/cgroup", "0::/job\n");
+  folder.write("sys/fs/cgroup/job/cpu.max", "150000 100000\n");
+  const CpuLimits limits = cpu_limits(folder.path());
+  CHECK(limits.quota.cpus == 1.5);
+  CHECK(!limits.affinity.empty());
+  CHECK(limits.physical == static_cast<int>(limits.affinity.size()));  // no topology there
+  CHECK(limits.threads() == std::min(limits.physical, 2));
 }
 
 TEST(hyperthreads_of_a_core_count_once) {

@@ -70,7 +70,7 @@ std::vector<Sampled> draw_guessing(Setup& s, const std::vector<int32_t>& prompt,
   return drawn;
 }
 
-void check_guesses(const Knobs& knobs, const SamplingParams& params, bool kv_f32 = false) {
+void check_guesses(const Knobs& knobs, const SamplingParams& params) {
   ThreadPool pool(1);
   const RandomModel random(knobs, pool);
   const std::vector<int32_t> prompt = random_tokens(61, knobs.vocab, 3);
@@ -78,10 +78,10 @@ void check_guesses(const Knobs& knobs, const SamplingParams& params, bool kv_f32
   for (Isa isa : {Isa::generic, Isa::avx2, Isa::avx512vnni}) {
     const Kernels* kernels = kernels_for(isa);
     if (kernels == nullptr) continue;
-    Setup one(random.model(), *kernels, 1, kv_f32);
+    Setup one(random.model(), *kernels, 1);
     const std::vector<Sampled> alone = draw_alone(one, prompt, fresh, 60);
     for (int threads : {1, 3}) {
-      Setup s(random.model(), *kernels, threads, kv_f32);
+      Setup s(random.model(), *kernels, threads);
       for (const auto& [num_draft, wrong] : {std::pair{1, 2}, {3, 5}, {8, 1}, {20, 1000}, {37, 1000}}) {
         const std::vector<Sampled> guessed = draw_guessing(s, prompt, fresh, alone, num_draft, wrong);
         CHECK(guessed.size() == alone.size());
@@ -97,7 +97,7 @@ void check_guesses(const Knobs& knobs, const SamplingParams& params, bool kv_f32
 }  // namespace
 
 TEST(guesses_change_no_draw) {
-  check_guesses({.format = Format::F32}, {.temperature = 0, .top_logprobs = 2}, true);
+  check_guesses({.format = Format::F32, .kv = KvFormat::f32}, {.temperature = 0, .top_logprobs = 2});
   check_guesses({.format = Format::BF16, .window = 20}, {.temperature = 0.8f, .top_k = 20, .seed = 5});
   check_guesses({.format = Format::P4, .group = 32, .int8_attention = true},
                 {.temperature = 1, .min_p = 0.05f, .seed = 7});

@@ -68,20 +68,20 @@ std::vector<float> run_mixed(Setup& s, const std::vector<int32_t>& tokens) {
   return {logits.begin() + 78 * vocab, logits.begin() + 79 * vocab};
 }
 
-void check_invariance(const Knobs& knobs, bool kv_f32 = false) {
+void check_invariance(const Knobs& knobs) {
   ThreadPool pool(1);
   const RandomModel random(knobs, pool);
   const std::vector<int32_t> tokens = random_tokens(290, knobs.vocab, 5);  // more than a key chunk and a tile
   for (Isa isa : {Isa::generic, Isa::avx2, Isa::avx512vnni}) {
     const Kernels* kernels = kernels_for(isa);
     if (kernels == nullptr) continue;
-    Setup one(random.model(), *kernels, 1, kv_f32);
+    Setup one(random.model(), *kernels, 1);
     const std::vector<float> whole = run_chunks(one, tokens, {static_cast<int32_t>(tokens.size())});
     CHECK(all_finite(whole));
     const std::vector<float> last(whole.end() - knobs.vocab, whole.end());
     CHECK(same_bits(run_mixed(one, tokens), last));
     for (int threads : {2, 3}) {
-      Setup s(random.model(), *kernels, threads, kv_f32);
+      Setup s(random.model(), *kernels, threads);
       CHECK(same_bits(run_chunks(s, tokens, {static_cast<int32_t>(tokens.size())}), whole));
       CHECK(same_bits(run_chunks(s, tokens, {1, 3, 17, 40, 5, 2, 90, 16, 4, 100}), whole));
       CHECK(same_bits(run_mixed(s, tokens), last));
@@ -96,7 +96,7 @@ void check_invariance(const Knobs& knobs, bool kv_f32 = false) {
 }  // namespace
 
 TEST(f32_and_bf16_llama_are_invariant) {
-  check_invariance({.format = Format::F32}, true);
+  check_invariance({.format = Format::F32, .kv = KvFormat::f32});
   check_invariance({.format = Format::BF16});
 }
 
@@ -104,6 +104,12 @@ TEST(prompts_in_integers_are_invariant) {
   check_invariance({.format = Format::P4, .group = 32, .int8_attention = true});
   check_invariance({.format = Format::P8, .group = 64, .head_dim = 17, .window = 40, .int8_attention = true});
   check_invariance({.format = Format::F32, .kv_heads = 1, .attention_softcap = 5, .int8_attention = true});
+}
+
+TEST(keys_and_values_of_8_bits_are_invariant) {
+  const KvFormat kv = KvFormat::i8;
+  check_invariance({.format = Format::P4, .group = 32, .int8_attention = true, .kv = kv});
+  check_invariance({.format = Format::P8, .group = 64, .head_dim = 17, .window = 40, .kv = kv});
 }
 
 TEST(p8_and_p4_llama_are_invariant) {
@@ -159,9 +165,9 @@ TEST(layers_of_different_widths_and_odd_sizes_are_invariant) {
 
 TEST(samplers_and_targets_see_the_same_logits) {
   ThreadPool pool(2);
-  const RandomModel random({.format = Format::BF16}, pool);
+  const RandomModel random({.format = Format::BF16, .kv = KvFormat::f32}, pool);
   const Kernels& kernels = *select_kernels();
-  Setup s(random.model(), kernels, 2, true);
+  Setup s(random.model(), kernels, 2);
   const int32_t vocab = random.model().vocab;
   const std::vector<int32_t> tokens = random_tokens(50, vocab, 1);
   const std::vector<float> logits = run_chunks(s, tokens, {50});
@@ -199,7 +205,7 @@ TEST(samplers_and_targets_see_the_same_logits) {
 TEST(an_empty_batch_is_no_work) {
   ThreadPool pool(2);
   const RandomModel random({}, pool);
-  Setup s(random.model(), *select_kernels(), 2, false);
+  Setup s(random.model(), *select_kernels(), 2);
   std::vector<SequenceOutput> out(3);
   s.transformer.step(s.kv, {}, out);
   CHECK(out.empty());
@@ -208,7 +214,7 @@ TEST(an_empty_batch_is_no_work) {
 TEST(op_times_add_up_and_start_again) {
   ThreadPool pool(1);
   const RandomModel random({}, pool);
-  Setup s(random.model(), *select_kernels(), 1, false);
+  Setup s(random.model(), *select_kernels(), 1);
   run_chunks(s, random_tokens(64, 100, 3), {64});
   double total = 0;
   for (double seconds : s.transformer.take_op_times()) total += seconds;
@@ -220,8 +226,8 @@ TEST(kv_pages_do_not_overlap_and_too_many_are_refused) {
   ThreadPool pool(1);
   const RandomModel random({.layers = 3}, pool);
   const Model& model = random.model();
-  KvPages kv(model, 4, false);
-  CHECK(kv.bytes() >= 4 * KvPages::block_bytes(model, false));
+  KvPages kv(model, 4);
+  CHECK(kv.bytes() >= 4 * KvPages::block_bytes(model));
   const int64_t head_bytes = int64_t{16} * kKvBlock * 2;
   int tag = 0;
   const auto each = [&](auto&& visit) {
@@ -229,7 +235,7 @@ TEST(kv_pages_do_not_overlap_and_too_many_are_refused) {
     for (int32_t layer = 0; layer < 3; ++layer) {
       for (int32_t head = 0; head < 2; ++head) {
         for (int32_t block = 0; block < 4; ++block) {
-          const int64_t offset = block * kv.block_stride() * 2;
+          const int64_t offset = block * kv.block_stride();
           visit(static_cast<uint8_t*>(kv.k(layer, head)) + offset, ++tag);
           visit(static_cast<uint8_t*>(kv.v(layer, head)) + offset, ++tag);
         }
@@ -240,9 +246,10 @@ TEST(kv_pages_do_not_overlap_and_too_many_are_refused) {
   each([&](uint8_t* page, int value) {
     for (int64_t i = 0; i < head_bytes; ++i) CHECK(page[i] == value);
   });
+  const RandomModel big({.layers = 3, .kv = KvFormat::f32}, pool);
   bool refused = false;
   try {
-    const KvPages huge(model, 2147483647, true);
+    const KvPages huge(big.model(), 2147483647);
   } catch (const std::bad_alloc&) {
     refused = true;
   }

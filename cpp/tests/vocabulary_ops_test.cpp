@@ -37,8 +37,8 @@ TEST(store_kv_writes_one_slot_of_a_block) {
                                  value = random_floats(head_dim, 14, 1000.0f);
         std::vector<uint16_t> k16(size + 8, 0xabcd), v16(k16);
         std::vector<float> k32(size + 8, kGuard), v32(k32);
-        k->store_kv(key.data(), value.data(), head_dim, slot, false, k16.data(), v16.data());
-        k->store_kv(key.data(), value.data(), head_dim, slot, true, k32.data(), v32.data());
+        k->store_kv(key.data(), value.data(), head_dim, slot, KvFormat::f16, k16.data(), v16.data());
+        k->store_kv(key.data(), value.data(), head_dim, slot, KvFormat::f32, k32.data(), v32.data());
         int mismatches = 0;
         for (size_t i = 0; i < size + 8; ++i) {
           const bool mine_k = i < size && i % kKvBlock == static_cast<size_t>(slot);
@@ -68,13 +68,13 @@ TEST(f16_rounds_to_nearest_even_at_every_seam) {
   const int32_t n = static_cast<int32_t>(x.size());
   for (const Kernels* k : all_kernels()) {
     std::vector<uint16_t> keys(x.size() * kKvBlock), values(x.size() * kKvBlock);
-    k->store_kv(x.data(), x.data(), n, 3, false, keys.data(), values.data());
+    k->store_kv(x.data(), x.data(), n, 3, KvFormat::f16, keys.data(), values.data());
     for (size_t i = 0; i < x.size(); ++i) {
       CHECK(keys[i * kKvBlock + 3] == half_of(x[i]));
       CHECK(values[3 * x.size() + i] == half_of(x[i]));
     }
     const float special[3] = {kInf, -kInf, kNan};
-    k->store_kv(special, special, 3, 0, false, keys.data(), values.data());
+    k->store_kv(special, special, 3, 0, KvFormat::f16, keys.data(), values.data());
     CHECK(values[0] == 0x7c00 && values[1] == 0xfc00 && (values[2] & 0x7e00) == 0x7e00);
   }
 }

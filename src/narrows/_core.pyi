@@ -20,6 +20,34 @@ def available_isas() -> list[str]: ...
 def effective_cpus() -> int:
     """min(affinity, cgroup quota, physical cores)."""
 
+class CpuLimits:
+    """What limits the threads of this process."""
+
+    @property
+    def affinity(self) -> list[int]: ...
+    @property
+    def physical(self) -> int:
+        """Distinct cores of the affinity, as the kernel tells."""
+
+    @property
+    def quota_cpus(self) -> float:
+        """CPUs that a cgroup grants; 0: no quota."""
+
+    @property
+    def quota_version(self) -> int:
+        """Of cgroups: 1 or 2; 0: no quota."""
+
+    @property
+    def quota_folder(self) -> str:
+        """Of the group that sets it."""
+
+    @property
+    def threads(self) -> int:
+        """effective_cpus()."""
+
+def cpu_limits(root: str = "") -> CpuLimits:
+    """`root` stands before /proc and /sys: for tests."""
+
 class ThreadPool:
     def __init__(self, num_threads: int) -> None: ...
     @property
@@ -84,11 +112,19 @@ class BytePairs:
     def text(self, id: int) -> str | None: ...
     def id(self, text: str) -> int | None: ...
 
-def read_bandwidth(num_bytes: int, repeats: int, pool: ThreadPool) -> float:
-    """GB/s (1e9 bytes) at which the pool reads memory, best of repeats."""
+def read_bandwidth(
+    num_bytes: int, repeats: int, pool: ThreadPool, passes: int = 1, segments: int = 1
+) -> float:
+    """GB/s (1e9 bytes) at which the pool reads memory, best of repeats, each of which reads it `passes` times.
 
-def int8_peak(seconds: float, pool: ThreadPool) -> float:
+    With several `segments` the best of each piece counts: on a busy machine no whole repeat is undisturbed.
+    """
+
+def int8_peak(seconds: float, pool: ThreadPool, isa: str = "") -> float:
     """int8 multiply-accumulates per second (1e9) of all threads of the pool together, registers only."""
+
+def fp32_peak(seconds: float, pool: ThreadPool, isa: str = "") -> float:
+    """As int8_peak, in floats."""
 
 def linear(
     data: Bytes,
@@ -136,6 +172,8 @@ class Layer:
         gated: bool,
         activation: str,
         parallel_residual: bool,
+        kv: str = "f16",  # of its pages: f16, f32 or int8
+        int8_attention: bool = False,  # of prompt rows, over pages of 16 or 8 bits
         qkv: Linear,
         out: Linear,
         up: Linear,
@@ -167,17 +205,16 @@ class Model:
         position_rows: Floats | None,
         final_norm: Norm | None,
         head: Linear,
-        int8_attention: bool = False,  # of prompt rows, over f16 pages
     ) -> None: ...
 
 class KvPages:
-    def __init__(self, model: Model, num_blocks: int, f32: bool = False) -> None: ...
+    def __init__(self, model: Model, num_blocks: int) -> None: ...
     @property
     def num_blocks(self) -> int: ...
     @property
     def bytes(self) -> int: ...
     @staticmethod
-    def block_bytes(model: Model, f32: bool = False) -> int: ...
+    def block_bytes(model: Model) -> int: ...
 
 class Sampler:
     def __init__(

@@ -29,6 +29,7 @@ class Verb:
 VERBS = {
     "serve": Verb("narrows.serve.run", "serve a model as an OpenAI-compatible token stream"),
     "chat": Verb("narrows.demo.chat", "talk to a model in the terminal"),
+    "machine": Verb("narrows.machine.run", "measure what this machine can do; say what each figure limits"),
     "demo": Verb("narrows.demo.run", "start a server, stream one story from it, say how fast it was"),
     "diagnose": Verb("narrows.diagnose.run", "say why a model is slow on this machine, and what would help"),
 }

@@ -28,7 +28,15 @@ CORE_USERS = {"kernels", "machine", "runners"}
 # The seam a runner implements belongs to the engine, which calls it; it is plain data and a Protocol.
 SEAMS = {"runners": "narrows.engine.step"}
 HEAVY = {
-    "torch": ("models/reference", "compress/", "quality/", "runners/cuda/", "scale/comm", "demo/train/"),
+    "torch": (
+        "models/reference",
+        "compress/",
+        "quality/",
+        "runners/cuda/",
+        "scale/comm",
+        "machine/gpus",
+        "demo/train/",
+    ),
     "transformers": (),
     "triton": ("runners/cuda/",),
     "ray": ("scale/replicas",),

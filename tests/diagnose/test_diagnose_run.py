@@ -20,7 +20,7 @@ pytest.importorskip("narrows._core", reason="the native core is not built")
 
 @pytest.fixture(autouse=True)
 def profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "load_profile", machine)
+    monkeypatch.setattr(run, "load_profile", lambda bar: machine())
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from narrows.diagnose.observe import without_running
 from narrows.diagnose.setup import operators, parameters
 from narrows.diagnose.subject import EMBEDDED_NAME, open_subject
 from narrows.errors import InvalidModel, UnsupportedModel
-from narrows.runners.loading import kv_block_bytes
+from narrows.runners.cpu import CpuRunner
+from narrows.runners.options import CpuOptions
 from narrows.runners.plan import make_plan
 from tests.diagnose.synthetic import LLAMA, machine, question, subject, workload
 from tests.models.tiny import VARIANTS, save_tiny
@@ -99,9 +100,11 @@ def test_bytes_are_those_of_the_runners_plan_for_every_family(variant: str, tmp_
     setup = question(found, workload(20, 9), machine()).setup(2)
     plan = make_plan(found.spec, setup.recipe)
     assert setup.weights.packed == plan.num_bytes
-    assert setup.kv_bytes_per_token * 16 == kv_block_bytes(found.spec, f32=False)
+    runner = CpuRunner.from_folder(tmp_path, CpuOptions(num_blocks=8, threads=1, cache=False))
+    assert setup.kv_bytes_per_token == runner.info.kv_bytes_per_token
     held = setup.weights.packed + setup.weights.embedding_rows
-    assert setup.memory_bytes == held + 2 * kv_block_bytes(found.spec, f32=False)  # 29 tokens: two blocks
+    assert setup.memory_bytes == held + 32 * runner.info.kv_bytes_per_token  # 29 tokens: two blocks
+    runner.close()
     matrices = sum(matrix.shape.num_bytes for matrix in plan.matrices)
     read = sum(count * op.weight_bytes for op, count in operators(setup, "decode") if op.group != "other")
     assert read == matrices

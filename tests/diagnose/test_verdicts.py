@@ -78,11 +78,12 @@ def test_long_contexts_are_told_from_weights(tmp_path: Path) -> None:
         for prompt in (1000, 50_000)
     )
     assert far > 20 * near  # 48 times the keys, but for blocks that are not full
-    found = told(seen(model, workload(60_000, 4096, 1), weights="q4"))
+    found = told(seen(model, workload(60_000, 4096, 1), weights="q4", kv="f16"))
     assert "Long contexts" in next(one.words for one in found.verdicts if one.kind == "decode-kv")
     eight = remedy(found, "kv:int8")
     assert eight.gain > 1.2
-    assert eight.command is None
+    assert eight.command is not None
+    assert "--kv-dtype int8" in eight.command
 
 
 def test_the_host_is_named_where_it_takes_the_time(tmp_path: Path) -> None:

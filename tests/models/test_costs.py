@@ -126,7 +126,7 @@ def test_streams_share_the_weights_but_not_the_pages() -> None:
     token = sizes.kv_bytes_per_token(spec)
     assert one["attention"].kv_read_bytes == 1008 * token  # 1,001 keys in whole blocks
     assert one["attention"].kv_written_bytes == token
-    assert sizes.kv_bytes_per_token(spec, kv_f32=True) == 2 * token
+    assert sizes.kv_bytes_per_token(spec, kv="f32") == 2 * token
 
 
 def test_a_window_bounds_what_decoding_reads_but_not_what_is_kept() -> None:

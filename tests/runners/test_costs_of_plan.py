@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from narrows import _core
+from narrows.kernels.formats import KV_BLOCK
 from narrows.models import costs, sizes
 from narrows.models.checkpoint import open_checkpoint
 from narrows.models.config import read_config
 from narrows.models.families import build_spec
 from narrows.runners.loading import load_model
-from narrows.runners.options import KV_BLOCK, CpuOptions
+from narrows.runners.options import CpuOptions
 from narrows.runners.plan import DEFAULT_GROUP, WEIGHTS_KINDS, Recipe, make_plan
 from tests.models.tiny import VARIANTS, save_tiny
 
@@ -32,17 +33,16 @@ def test_bytes_are_those_of_the_plan(variant: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", ["llama", "gemma3", "gpt2", "phi3"])
-@pytest.mark.parametrize("kv_dtype", ["f16", "f32"])
+@pytest.mark.parametrize("kv_dtype", ["f16", "f32", "int8"])
 def test_bytes_are_those_of_the_native_model(variant: str, kv_dtype: str, tmp_path: Path) -> None:
     save_tiny(variant, tmp_path)
     options = CpuOptions(weights="q8", kv_dtype=kv_dtype, cache=False, threads=1, num_blocks=4)  # type: ignore[arg-type]
     loaded = load_model(tmp_path, options)
-    kv_f32 = kv_dtype == "f32"
-    per_token = sizes.kv_bytes_per_token(loaded.spec, kv_f32=kv_f32)
-    assert _core.KvPages.block_bytes(loaded.model, kv_f32) == KV_BLOCK * per_token
+    per_token = sizes.kv_bytes_per_token(loaded.spec, kv=kv_dtype)
+    assert _core.KvPages.block_bytes(loaded.model) == KV_BLOCK * per_token
     assert costs.KV_BLOCK == KV_BLOCK
     recipe = Recipe("q8", DEFAULT_GROUP)
-    ops = costs.step_costs(loaded.spec, recipe, costs.decode(1, 20), kv_f32=kv_f32)
+    ops = costs.step_costs(loaded.spec, recipe, costs.decode(1, 20), kv=kv_dtype)
     read = sum(op.weight_bytes for op in ops if op.group != "other")
     assert (
         read == loaded.transformer.weight_bytes_per_step == sizes.weight_bytes(loaded.spec, recipe).matrices

@@ -10,12 +10,13 @@ import pytest
 from narrows import _core
 from narrows.engine.step import Runner, SamplingParams, SequenceStep, Step
 from narrows.errors import InternalError, InvalidConfig, OutOfMemory, UnsupportedHardware
+from narrows.kernels.formats import KV_BLOCK
 from narrows.models.checkpoint import open_checkpoint
 from narrows.models.config import read_config
 from narrows.models.families import build_spec
+from narrows.models.sizes import kv_bytes_per_token
 from narrows.runners import loading, memory
 from narrows.runners.cpu import CpuRunner
-from narrows.runners.loading import kv_block_bytes
 from narrows.runners.memory import available_bytes
 from narrows.runners.options import CpuOptions
 from narrows.runners.plan import Recipe, make_plan
@@ -175,8 +176,8 @@ def test_options_out_of_range_are_named(name: str, value: object) -> None:
         CpuOptions(**{name: value})  # type: ignore[arg-type]
 
 
-def test_int8_attention_reads_f16_keys_and_values() -> None:
-    with pytest.raises(InvalidConfig, match="kv_dtype must be 'f16'"):
+def test_int8_attention_does_not_read_f32_keys_and_values() -> None:
+    with pytest.raises(InvalidConfig, match="kv_dtype must not be 'f32'"):
         CpuOptions(attention="int8", kv_dtype="f32")
 
 
@@ -199,8 +200,8 @@ def test_a_context_beyond_the_model_is_refused_with_both_numbers(folder: Path) -
 
 def test_kv_memory_becomes_blocks(folder: Path) -> None:
     spec = build_spec(read_config(folder), open_checkpoint(folder))
-    for kv_dtype in ("f16", "f32"):
-        size = kv_block_bytes(spec, f32=kv_dtype == "f32")
+    for kv_dtype in ("f16", "f32", "int8"):
+        size = KV_BLOCK * kv_bytes_per_token(spec, kv=kv_dtype)  # type: ignore[arg-type]
         chosen = CpuOptions(kv_memory_bytes=5 * size + 1, kv_dtype=kv_dtype, cache=False)  # type: ignore[arg-type]
         info = CpuRunner.from_folder(folder, chosen).info
         assert (info.num_blocks, info.max_context, info.kv_bytes_per_token) == (5, 80, size // 16)
@@ -218,7 +219,7 @@ def test_the_default_kv_size_is_bounded_by_memory_and_by_contexts(
     assert CpuRunner.from_folder(folder, CpuOptions(cache=False)).info.num_blocks == 32 * 128 // 16
     spec = build_spec(read_config(folder), open_checkpoint(folder))
     weights = make_plan(spec, Recipe("f32", 128)).num_bytes
-    free = weights + 4 * 3 * kv_block_bytes(spec, f32=False)
+    free = weights + 4 * 3 * KV_BLOCK * kv_bytes_per_token(spec)
     for module in (loading, memory):
         monkeypatch.setattr(module, "available_bytes", lambda: free)
     info = CpuRunner.from_folder(folder, CpuOptions(cache=False)).info

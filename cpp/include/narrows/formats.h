@@ -60,6 +60,24 @@ inline int64_t PackedMatrix::panel_bytes() const {
   return 0;
 }
 
+inline constexpr int kKvBlock = 16;  // tokens in a KV block
+
+/// How keys and values lie in their pages, one page per block and kv head.
+///   f16, f32: K [head_dim][16 tokens], V [16 tokens][head_dim].
+///   i8:       f32 scale[16 tokens], then codes (x ~ scale * (code - 128)) of 4 in a word:
+///             K [head_dim/4][16 tokens][4 dimensions], the panel that a product of integers reads;
+///             V [head_dim/16][16/4][16 dimensions][4 tokens]; head_dim padded to 4 and to 16.
+enum class KvFormat : uint8_t { f16 = 0, f32 = 1, i8 = 2 };
+
+inline int64_t kv_key_bytes(KvFormat format, int64_t head_dim) {
+  if (format == KvFormat::i8) return 64 + round_up(head_dim, 4) * kKvBlock;
+  return round_up(head_dim * kKvBlock * (format == KvFormat::f32 ? 4 : 2), 64);
+}
+inline int64_t kv_value_bytes(KvFormat format, int64_t head_dim) {
+  if (format == KvFormat::i8) return 64 + round_up(head_dim, kPanel) * kKvBlock;
+  return kv_key_bytes(format, head_dim);
+}
+
 /// Activations of `rows` tokens as the linear kernels read them.
 ///   float path:  f32[row * ld + k].
 ///   int8 path :  rows in blocks of kRowBlock; block b has rb = min(8, rows - 8b) rows. Within a block

@@ -14,8 +14,7 @@ enum class Isa : uint8_t { generic = 0, avx2 = 1, avx512vnni = 2 };
 enum class ActivationKind : uint8_t { silu = 0, gelu_tanh = 1, gelu_erf = 2, relu = 3, relu2 = 4 };
 
 /// One sequence and one kv head: `rows` consecutive query positions starting at `start`, keys [0,
-/// start+rows). A key block holds 16 tokens. K is stored [head_dim][16 tokens], V is stored [16
-/// tokens][head_dim]. Key block j of the sequence begins at k_pages + blocks[j]*block_stride elements
+/// start+rows), in pages of `kv`. Page j of the sequence begins at k_pages + blocks[j]*block_stride bytes
 /// (likewise V). Results do not depend on `rows`, i.e. on how a prompt was cut into chunks: fixed chunks of
 /// keys, fixed order.
 struct AttentionArgs {
@@ -23,21 +22,20 @@ struct AttentionArgs {
   int64_t q_ld = 0;
   float* out = nullptr;  // out[row*out_ld + h*head_dim + d]
   int64_t out_ld = 0;
-  const void* k_pages = nullptr;  // already offset to this layer and kv head; f16 or f32 by kv_f32
+  const void* k_pages = nullptr;  // already offset to this layer and kv head
   const void* v_pages = nullptr;
-  int64_t block_stride = 0;  // elements between blocks of one kv head
+  int64_t block_stride = 0;  // bytes between blocks of one kv head
   const int32_t* blocks = nullptr;
   int32_t rows = 0, heads = 0, head_dim = 0, start = 0;
   int32_t window = 0;    // 0: all keys; else query p sees keys (p - window, p]
   float scale = 1.0f;    // multiplies q.k
   float softcap = 0.0f;  // 0: none; else scores = cap * tanh(scores / cap)
-  bool kv_f32 = false;
+  KvFormat kv = KvFormat::f16;
   bool causal = true;
-  bool int8 = false;  // over f16 pages: Q, K, P and V rounded to 8 bits (attention_int8.cpp)
+  bool int8 = false;  // not over f32 pages: Q, K, P and V rounded to 8 bits (attention_int8.cpp)
   float* scratch =
       nullptr;  // attention_scratch_floats(...) floats owned by the calling thread, 64-byte aligned
 };
-inline constexpr int kKvBlock = 16;    // tokens in a KV block
 inline constexpr int kKeyChunk = 256;  // keys merged at a time by the online softmax, aligned to position 0
 inline constexpr int kQueryTile = 8;   // query rows handled together in prefill
 /// Scratch of one attention call: converted K/V blocks, scores and accumulators; an upper bound for any
@@ -82,7 +80,7 @@ struct Kernels {
   void (*rope)(float* head, const float* cos, const float* sin, int32_t half);
 
   // ---- attention_paged.cpp
-  void (*store_kv)(const float* k, const float* v, int32_t head_dim, int32_t slot, bool kv_f32, void* k_block,
+  void (*store_kv)(const float* k, const float* v, int32_t head_dim, int32_t slot, KvFormat kv, void* k_block,
                    void* v_block);  // one token into slot 0..15 of a block
   void (*attention)(const AttentionArgs& args);
 
@@ -92,8 +90,10 @@ struct Kernels {
   int32_t (*argmax)(const float* x, int32_t n);  // the lowest index among equal maxima
 
   // ---- peak.cpp
-  /// int8 multiply-accumulates per second of the calling thread, registers only, over about `seconds`.
+  /// Multiply-accumulates per second of the calling thread, registers only, over about `seconds`: int8 as the
+  /// quantized kernels issue them, fp32 as the float kernels and attention do.
   double (*int8_peak)(double seconds);
+  double (*fp32_peak)(double seconds);
 };
 inline constexpr int64_t kLinearScratchBytes = 256 * 1024;
 

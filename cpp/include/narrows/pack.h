@@ -35,7 +35,18 @@ PackResult pack(const std::vector<SourceRows>& sources, bool interleave, const P
 /// 64-bit checksum of a byte range; independent of the number of threads. Reads at memory speed.
 uint64_t checksum(const uint8_t* data, int64_t bytes, ThreadPool& pool);
 
-/// GB/s at which `pool` reads `bytes` of memory, best of `repeats`.
-double read_bandwidth(int64_t bytes, int repeats, ThreadPool& pool);
+/// How read_bandwidth reads.
+struct ReadPlan {
+  int repeats = 1;  // the best counts
+  /// A repeat reads the bytes so many times over: few bytes, as of a cache, need several to be longer than
+  /// waking the threads.
+  int passes = 1;
+  /// A repeat is timed in so many pieces, and the best of each counts: on a busy machine no whole repeat is
+  /// undisturbed. All threads read each piece together.
+  int64_t segments = 1;
+};
+
+/// GB/s at which `pool` reads `bytes` of memory.
+double read_bandwidth(int64_t bytes, const ReadPlan& plan, ThreadPool& pool);
 
 }  // namespace narrows

@@ -1,10 +1,12 @@
-// A persistent pool that runs one step at a time: the caller is thread 0, workers spin briefly, then yield,
-// then park.
+// A persistent pool that runs one step at a time: the caller is thread 0, workers spin briefly, then
+// sleep.
 #pragma once
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
+#include <vector>
 
 namespace narrows {
 
@@ -41,7 +43,25 @@ class ThreadPool {
   std::unique_ptr<State> state_;
 };
 
-/// Threads worth using: min(affinity mask, cgroup v1/v2 cpu quota (rounded up), physical cores); at least 1.
+/// CPU time a cgroup grants.
+struct CpuQuota {
+  double cpus = 0.0;   // CPU seconds a second; 0: no quota
+  int version = 0;     // of cgroups: 1 or 2; 0: no quota
+  std::string folder;  // of the group that sets it; its cpu.stat counts how often it stopped us
+};
+
+/// What limits the threads of this process.
+struct CpuLimits {
+  std::vector<int> affinity;  // CPUs it may run on
+  int physical = 0;           // distinct cores among them, as the kernel tells
+  CpuQuota quota;
+  /// Threads worth using: min(cores, quota rounded up); at least 1.
+  int threads() const;
+};
+/// `root` stands before /proc and /sys: for tests.
+CpuLimits cpu_limits(const std::string& root = "");
+
+/// cpu_limits().threads().
 int effective_cpus();
 
 }  // namespace narrows

@@ -35,9 +35,13 @@ struct Layer {
   bool gated = true;
   ActivationKind activation = ActivationKind::silu;
   bool parallel_residual = false;  // x + attn(norm_attn(x)) + mlp(norm_mlp(x)) (GPT-NeoX)
-  Norm norm_attn, norm_mlp;        // before attention and MLP
-  Norm post_attn, post_mlp;        // on their outputs, before the residual add (Gemma 2 and 3)
-  Norm q_norm, k_norm;             // per head, RMS (Qwen3, Gemma 3)
+  KvFormat kv = KvFormat::f16;
+  /// Attention of prompt rows in integers, over keys and values of 16 or 8 bits. Rows past the prompt stay in
+  /// fp32: so a token's result depends on its request alone, not on how steps cut or repeat it.
+  bool int8_attention = false;
+  Norm norm_attn, norm_mlp;  // before attention and MLP
+  Norm post_attn, post_mlp;  // on their outputs, before the residual add (Gemma 2 and 3)
+  Norm q_norm, k_norm;       // per head, RMS (Qwen3, Gemma 3)
   Linear qkv, out, up, down;
 };
 
@@ -61,33 +65,28 @@ struct Model {
   Norm embedding_norm;                   // absent in decoder families of today
   Norm final_norm;
   Linear head;  // may share its bytes with `embedding`
-  /// Attention of prompt rows in integers, over f16 keys and values. Rows past the prompt stay in fp32: so a
-  /// token's result depends on its request alone, not on how steps cut or repeat it.
-  bool int8_attention = false;
 };
 
 /// Paged keys and values of all layers; blocks are numbered 0..num_blocks-1 and handed out by the caller.
 class KvPages {
  public:
-  KvPages(const Model& model, int32_t num_blocks, bool f32);  // throws std::bad_alloc
+  KvPages(const Model& model, int32_t num_blocks);  // throws std::bad_alloc
   ~KvPages();
   KvPages(const KvPages&) = delete;
   KvPages& operator=(const KvPages&) = delete;
   int32_t num_blocks() const { return num_blocks_; }
-  bool is_f32() const { return f32_; }
   int64_t bytes() const { return bytes_; }
-  int64_t block_stride() const { return stride_; }  // elements between two blocks of one kv head
+  int64_t block_stride() const { return stride_; }  // bytes between two blocks of one kv head
   void* k(int32_t layer, int32_t kv_head) const;    // first block of this head
   void* v(int32_t layer, int32_t kv_head) const;
-  static int64_t block_bytes(const Model& model, bool f32);  // of one block over all layers
+  static int64_t block_bytes(const Model& model);  // of one block over all layers
 
  private:
   int32_t num_blocks_ = 0;
-  bool f32_ = false;
   int64_t bytes_ = 0;
   uint8_t* data_ = nullptr;
   int64_t stride_ = 0;
-  std::vector<int64_t> head_strides_, offsets_;  // by layer, in elements
+  std::vector<int64_t> key_bytes_, head_bytes_, offsets_;  // by layer
 };
 
 /// "Run `num_tokens` tokens of one sequence": prefill, chunked prefill and decode are the same thing.
@@ -97,7 +96,7 @@ struct SequenceInput {
   int32_t start = 0;                // position of the first token = tokens already in the KV pages
   const int32_t* blocks = nullptr;  // enough for start + num_tokens
   int32_t num_blocks = 0;
-  int32_t prompt_tokens = 0;   // of the request: rows before this position may use Model::int8_attention
+  int32_t prompt_tokens = 0;   // of the request: rows before this position may use Layer::int8_attention
   Sampler* sampler = nullptr;  // draws after the last row and records the token; null: none wanted
   /// The last `num_draft` tokens are guesses. The sampler draws after the row before them and, as long as the
   /// token drawn is the one the next row was given, after that row too: exactly the draws, from the same

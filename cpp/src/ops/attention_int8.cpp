@@ -1,10 +1,10 @@
-// Attention of many queries in integers, over the same f16 pages. Per chunk of kKeyChunk keys both products
+// Attention of many queries in integers, over f16 or 8-bit pages. Per chunk of kKeyChunk keys both products
 // are linears over P8 panels: scores = Q K^T with a scale per (query, group of head_dim) and per token, then
-// out += P V with P scaled by the tokens' scales of V and quantized per (query, 64 keys). Scales belong to
+// out += P V with P scaled by the tokens' scales of V and quantized per (query, 128 keys). Scales belong to
 // single tokens and single queries, chunks are aligned to position 0, and keys a query does not see have code
 // 0: so a result depends neither on how a prompt was cut nor on what the page holds beyond it. After J. Zhang
 // et al., "SageAttention" (2024), without its smoothing of K; the int8 P V is ours.
-// A weight of V below 1/254 of the largest among its 64 keys counts as zero, as in any product of 8 bits.
+// A weight of V below 1/254 of the largest among its 128 keys counts as zero, as in any product of 8 bits.
 #include "linear_ops.h"
 #include "ops/attention_keys.h"
 #include "vec/vec.h"
@@ -13,7 +13,7 @@ namespace narrows::NARROWS_ISA_NAMESPACE {
 namespace {
 
 constexpr int kVectors = 128;  // queries that share a packed chunk: 128 KiB of scores in L2
-constexpr int kPvGroup = 64;   // keys per scale of P
+constexpr int kPvGroup = 128;  // keys per scale of P
 constexpr float kTiny = 1e-36f;
 
 int32_t head_group(int32_t head_dim) { return head_dim % 128 == 0 ? 128 : head_dim % 64 == 0 ? 64 : 32; }
@@ -27,6 +27,7 @@ struct Buffers {
   explicit Buffers(const AttentionArgs& a)
       : ld(padded(a.head_dim)), head_k(round_up(a.head_dim, head_group(a.head_dim))), base(a.scratch) {
     scores = take<float>(kVectors * kKeyChunk);
+    weights = take<float>(kRowBlock * kKeyChunk);
     pv = take<float>(kVectors * ld);
     out = take<float>(kVectors * ld);
     v_scale = take<float>(kKeyChunk);
@@ -54,7 +55,7 @@ struct Buffers {
 
   int64_t ld, head_k, floats = 0;
   float* base;
-  float *scores, *pv, *out, *v_scale;
+  float *scores, *weights, *pv, *out, *v_scale;
   Activations q, p;
   uint8_t *k_panels, *v_panels, *linear;
 };
@@ -153,6 +154,18 @@ void pack_values(const uint16_t* rows, int32_t head_dim, int64_t panel_bytes, ui
   }
 }
 
+/// 16 tokens of 8-bit pages as lines of the panels: they lie there as they are needed.
+void copy_page(Tile& t, int64_t block, int32_t key, int64_t k_bytes, int64_t v_bytes) {
+  const AttentionArgs& a = t.args;
+  const uint8_t* page = page_at<uint8_t>(a, a.v_pages, block);
+  __builtin_memcpy(t.b.k_panels + key / kKvBlock * k_bytes, page_at<uint8_t>(a, a.k_pages, block),
+                   static_cast<size_t>(kv_key_bytes(KvFormat::i8, a.head_dim)));
+  __builtin_memcpy(t.b.v_scale + key, page, 64);
+  for (int64_t p = 0; p < t.b.ld / kPanel; ++p) {
+    __builtin_memcpy(t.b.v_panels + p * v_bytes + 64 + int64_t{key} * kPanel, page + 64 + p * 256, 256);
+  }
+}
+
 /// Packs the first `keys` keys (whole blocks) of a chunk; V up to `padded_keys`, whose codes nobody looks at.
 void pack_chunk(Tile& t, int64_t block0, int32_t keys, const PackedMatrix& v) {
   const AttentionArgs& a = t.args;
@@ -163,6 +176,10 @@ void pack_chunk(Tile& t, int64_t block0, int32_t keys, const PackedMatrix& v) {
   }
   for (int32_t key = 0; key < keys; key += kKvBlock) {
     const int64_t block = block0 + key / kKvBlock;
+    if (a.kv == KvFormat::i8) {
+      copy_page(t, block, key, k_bytes, v_bytes);
+      continue;
+    }
     pack_keys(page_at<uint16_t>(a, a.k_pages, block), a.head_dim, t.b.head_k,
               t.b.k_panels + key / kKvBlock * k_bytes);
     const uint16_t* values = page_at<uint16_t>(a, a.v_pages, block);
@@ -173,38 +190,17 @@ void pack_chunk(Tile& t, int64_t block0, int32_t keys, const PackedMatrix& v) {
   }
 }
 
-/// Scores of vector i become p * (scale of V's token), 0 outside of [begin, end); max, sum and rescale
-/// follow.
-void softmax(Tile& t, int i, int begin, int end, int width) {
-  float* row = t.b.scores + i * kKeyChunk;
-  t.rescale[i] = 1.0f;
-  if (begin >= end) {
-    for (int key = 0; key < width; key += kWidth) store(row + key, broadcast(0.0f));
-    return;
-  }
-  const float chunk_max = mask_scores(row, begin, end, t.args.softcap);
-  const float new_max = chunk_max > t.max[i] ? chunk_max : t.max[i];
-  const Vec max = broadcast(new_max);
-  Vec total = broadcast(0.0f);
-  for (int key = 0; key < width; key += kWidth) {
-    Vec p = exp_of(sub(load(row + key), max));
-    Vec weighted = mul(p, load(t.b.v_scale + key));
-    if (key < begin || key + kWidth > end) {  // the few vectors at the ends
-      const Mask seen = lanes_between(begin - key, end - key);
-      p = select(seen, p, broadcast(0.0f));
-      weighted = select(seen, weighted, broadcast(0.0f));
-    }
-    total = add(total, p);
-    store(row + key, weighted);
-  }
-  float factor[kWidth];
-  store(factor, exp_of(sub(broadcast(t.max[i]), max)));
-  t.rescale[i] = factor[0];
-  t.sum[i] = t.sum[i] * factor[0] + reduce_add(total);
-  t.max[i] = new_max;
-}
-
 int clip(int64_t key) { return static_cast<int>(key < 0 ? 0 : key > kKeyChunk ? kKeyChunk : key); }
+
+/// Weights of a block of rows, which stay in L1 until they are codes.
+void weigh_block(Tile& t, int first, int rows, int64_t key0, int width) {
+  for (int i = first; i < first + rows; ++i) {
+    const KeyRange seen = visible_keys(t.args, position_at(t.args, t.first + i));
+    const KeySpan span{0, width, clip(seen.begin - key0), clip(seen.end - key0)};
+    t.rescale[i] = weigh_scores<QuickExp>(t.b.scores + i * kKeyChunk, t.b.weights + (i - first) * kKeyChunk,
+                                          t.b.v_scale, span, t.args.softcap, &t.max[i], &t.sum[i]);
+  }
+}
 
 void attend_chunk(Tile& t, int64_t key0, int32_t keys) {
   const AttentionArgs& a = t.args;
@@ -214,13 +210,13 @@ void attend_chunk(Tile& t, int64_t key0, int32_t keys) {
   const PackedMatrix v = p8_matrix(b.v_panels, a.head_dim, width, kPvGroup);
   pack_chunk(t, key0 / kKvBlock, keys, v);
   linear_int(k, 0, k.panels(), b.q, b.scores, kKeyChunk, b.linear);
-  for (int i = 0; i < t.count; ++i) {
-    const KeyRange seen = visible_keys(a, position_at(a, t.first + i));
-    softmax(t, i, clip(seen.begin - key0), clip(seen.end - key0), width);
-  }
   b.p.rows = t.count;
   b.p.k = width;
-  quantize(b.scores, kKeyChunk, 0, t.count, b.p);
+  for (int i = 0; i < t.count; i += kRowBlock) {
+    const int rows = smaller(kRowBlock, t.count - i);
+    weigh_block(t, i, rows, key0, width);
+    quantize(b.weights, kKeyChunk, i, i + rows, b.p);
+  }
   linear_int(v, 0, v.panels(), b.p, b.pv, b.ld, b.linear);
   for (int i = 0; i < t.count; ++i) {
     float *out = b.out + i * b.ld, *pv = b.pv + i * b.ld;

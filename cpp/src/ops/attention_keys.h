@@ -31,7 +31,8 @@ inline KeyRange visible_keys(const AttentionArgs& a, int64_t p) {
 
 template <typename Element>
 inline const Element* page_at(const AttentionArgs& a, const void* pages, int64_t block) {
-  return static_cast<const Element*>(pages) + a.blocks[block] * a.block_stride;
+  const auto* bytes = static_cast<const uint8_t*>(pages) + a.blocks[block] * a.block_stride;
+  return reinterpret_cast<const Element*>(bytes);
 }
 
 // Query vectors are the (row, head) pairs of a call in order.
@@ -58,8 +59,65 @@ inline float mask_scores(float* scores, int begin, int end, float cap) {
   return reduce_max(best);
 }
 
-// attention_int8.cpp
+/// Keys [from, to) of a chunk have scores, whole vectors of them; a query sees [begin, end) of them.
+struct KeySpan {
+  int from, to, begin, end;
+};
+
+struct PreciseExp {
+  explicit PreciseExp(float max_) : max(broadcast(max_)) {}
+  Vec operator()(Vec score) const { return exp_of(sub(score, max)); }
+  Vec max;
+};
+// Within 7.5e-5 of e^(score - max): enough where weights become 8 bits, and half the instructions. Not for
+// infinities.
+struct QuickExp {
+  explicit QuickExp(float max_) : minus_max(broadcast(max_ * -1.44269504f)) {}
+  Vec operator()(Vec score) const {
+    const Vec x = fma(score, broadcast(1.44269504f), minus_max);
+    const Vec whole = round_nearest(x), r = sub(x, whole);
+    Vec p = fma(broadcast(0.05517167f), r, broadcast(0.24261112f));
+    p = fma(p, r, broadcast(0.69326099f));
+    return times_pow2(fma(p, r, broadcast(0.99992807f)), whole);
+  }
+  Vec minus_max;
+};
+
+// to[key] = e^(score - max) * v_scale, 0 where the query does not see the key; max and sum follow. Returns
+// the factor for what was summed before. `row`, `to` and `v_scale` begin with the chunk; `to` may be `row`.
+template <typename Exp>
+inline float weigh_scores(float* row, float* to, const float* v_scale, const KeySpan& keys, float cap,
+                          float* max, float* sum) {
+  if (keys.begin >= keys.end) {
+    for (int key = keys.from; key < keys.to; key += kWidth) store(to + key, broadcast(0.0f));
+    return 1.0f;
+  }
+  const float chunk_max = mask_scores(row, keys.begin, keys.end, cap);
+  const float new_max = chunk_max > *max ? chunk_max : *max;
+  const Exp exp_below(new_max);
+  Vec total = broadcast(0.0f);
+  for (int key = keys.from; key < keys.to; key += kWidth) {
+    Vec p = exp_below(load(row + key));
+    Vec weighted = mul(p, load(v_scale + key));
+    if (key < keys.begin || key + kWidth > keys.end) {  // the few vectors at the ends
+      const Mask seen = lanes_between(keys.begin - key, keys.end - key);
+      p = select(seen, p, broadcast(0.0f));
+      weighted = select(seen, weighted, broadcast(0.0f));
+    }
+    total = add(total, p);
+    store(to + key, weighted);
+  }
+  float factor[kWidth];
+  store(factor, exp_of(sub(broadcast(*max), broadcast(new_max))));
+  *sum = *sum * factor[0] + reduce_add(total);
+  *max = new_max;
+  return factor[0];
+}
+
+// attention_int8.cpp, attention_kv8.cpp
 void attention_int8(const AttentionArgs& args);
 int64_t attention_int8_floats(int32_t head_dim);
+void attention_kv8(const AttentionArgs& args);
+int64_t attention_kv8_floats(int32_t head_dim);
 
 }  // namespace narrows::NARROWS_ISA_NAMESPACE

@@ -17,8 +17,11 @@ int64_t attention_scratch_floats(int32_t /*heads: a tile holds kTileQueries vect
   const int64_t v = kKeyChunk * padded(head_dim);
   const int64_t scores = int64_t{kTileQueries} * kKeyChunk;
   const int64_t floats = k + v + scores + kTileQueries * (padded(head_dim) + padded(head_dim));
-  const int64_t in_integers = attention_int8_floats(head_dim);
-  return floats > in_integers ? floats : in_integers;
+  int64_t most = floats;
+  for (const int64_t other : {attention_int8_floats(head_dim), attention_kv8_floats(head_dim)}) {
+    if (other > most) most = other;
+  }
+  return most;
 }
 #endif
 
@@ -209,7 +212,8 @@ void attend_tile(Tile& t, int64_t query0, int queries) {
 }  // namespace
 
 void attention(const AttentionArgs& args) {
-  if (args.int8 && !args.kv_f32) return attention_int8(args);
+  if (args.int8 && args.kv != KvFormat::f32) return attention_int8(args);
+  if (args.kv == KvFormat::i8) return attention_kv8(args);
   Tile tile(args);
   const int64_t total = int64_t{args.rows} * args.heads;
   for (int64_t i = 0; i < total; i += kTileQueries) {

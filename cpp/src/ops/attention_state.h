@@ -77,12 +77,12 @@ inline const Element* page_of(const Tile& t, const void* pages, int64_t block) {
 }
 
 // A single group reads f16 pages as they are; more of them share a copy in float.
-inline bool reads_f16(const Tile& t) { return !t.args.kv_f32 && t.num_groups == 1; }
+inline bool reads_f16(const Tile& t) { return t.args.kv == KvFormat::f16 && t.num_groups == 1; }
 
 // Floats of one K block: the page itself, or a converted copy in `copy`.
 inline const float* key_block(const Tile& t, int64_t block, float* copy) {
   const AttentionArgs& a = t.args;
-  if (a.kv_f32) return page_of<float>(t, a.k_pages, block);
+  if (a.kv == KvFormat::f32) return page_of<float>(t, a.k_pages, block);
   const uint16_t* page = page_of<uint16_t>(t, a.k_pages, block);
   for (int64_t i = 0; i < int64_t{a.head_dim} * kKvBlock; i += kWidth) store(copy + i, load_f16(page + i));
   return copy;
@@ -103,7 +103,7 @@ inline const float* value_block(const Tile& t, int64_t block, int begin, int end
   const AttentionArgs& a = t.args;
   const int64_t n = a.head_dim;
   float* to = copy + begin * t.ld;
-  if (a.kv_f32) {
+  if (a.kv == KvFormat::f32) {
     if (n == t.ld) return page_of<float>(t, a.v_pages, block);
     const float* page = page_of<float>(t, a.v_pages, block) + begin * n;
     copy_rows(

@@ -20,7 +20,7 @@ void softcap(float* x, float cap, int32_t n);
 
 void rope(float* head, const float* cos, const float* sin, int32_t half);
 
-void store_kv(const float* k, const float* v, int32_t head_dim, int32_t slot, bool kv_f32, void* k_block,
+void store_kv(const float* k, const float* v, int32_t head_dim, int32_t slot, KvFormat kv, void* k_block,
               void* v_block);
 void attention(const AttentionArgs& args);
 

@@ -29,15 +29,19 @@ uint32_t max_abs_bits(const float* x, int32_t group) {
   return static_cast<uint32_t>(_mm512_reduce_max_epi32(top));
 }
 
-int32_t round_codes(const float* x, int32_t group, float inverse, int8_t* codes) {
+}  // namespace
+
+int32_t round_codes(const float* x, int32_t n, float inverse, int8_t* codes) {
   __m512i sum = _mm512_setzero_si512();
-  for (int32_t i = 0; i < group; i += 16) {
+  for (int32_t i = 0; i < n; i += 16) {
     const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), _mm512_set1_ps(inverse)));
     sum = _mm512_add_epi32(sum, q);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + i), _mm512_cvtepi32_epi8(q));
   }
   return _mm512_reduce_add_epi32(sum);
 }
+
+namespace {
 
 #elif defined(NARROWS_ISA_AVX2)
 
@@ -55,10 +59,12 @@ uint32_t max_abs_bits(const float* x, int32_t group) {
   return best;
 }
 
-int32_t round_codes(const float* x, int32_t group, float inverse, int8_t* codes) {
+}  // namespace
+
+int32_t round_codes(const float* x, int32_t n, float inverse, int8_t* codes) {
   const __m256 inv = _mm256_set1_ps(inverse);
   __m256i sum = _mm256_setzero_si256();
-  for (int32_t i = 0; i < group; i += 16) {
+  for (int32_t i = 0; i < n; i += 16) {
     const __m256i q0 = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), inv));
     const __m256i q1 = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), inv));
     sum = _mm256_add_epi32(sum, _mm256_add_epi32(q0, q1));
@@ -73,6 +79,8 @@ int32_t round_codes(const float* x, int32_t group, float inverse, int8_t* codes)
   return total;
 }
 
+namespace {
+
 #else
 
 uint32_t max_abs_bits(const float* x, int32_t group) {
@@ -84,11 +92,13 @@ uint32_t max_abs_bits(const float* x, int32_t group) {
   return best;
 }
 
-int32_t round_codes(const float* x, int32_t group, float inverse, int8_t* codes) {
+}  // namespace
+
+int32_t round_codes(const float* x, int32_t n, float inverse, int8_t* codes) {
   constexpr float kMagic =
       12582912.0f;  // 1.5 * 2^23: adding it leaves the integer, rounded to even, in the low bits
   int32_t sum = 0;
-  for (int32_t i = 0; i < group; ++i) {
+  for (int32_t i = 0; i < n; ++i) {
     const float shifted = x[i] * inverse + kMagic;
     const auto q = static_cast<int32_t>(shifted - kMagic);
     codes[i] = static_cast<int8_t>(q);
@@ -96,6 +106,8 @@ int32_t round_codes(const float* x, int32_t group, float inverse, int8_t* codes)
   }
   return sum;
 }
+
+namespace {
 
 #endif
 

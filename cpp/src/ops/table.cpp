@@ -39,6 +39,7 @@ const Kernels kTable = {
     .log_sum_exp = log_sum_exp,
     .argmax = argmax,
     .int8_peak = int8_peak,
+    .fp32_peak = fp32_peak,
 };
 
 }  // namespace narrows::NARROWS_ISA_NAMESPACE

@@ -33,7 +33,6 @@ class Candidate:
     figures: Figures
     quality: Quality
     command: str | None = None
-    setup: Setup | None = None  # that --check can apply
     notes: tuple[str, ...] = ()
 
 
@@ -57,7 +56,8 @@ def weights_setup(findings: Findings, kind: str) -> Setup:
         weights=told["weights"],  # type: ignore[arg-type]
         group=None if group is None else int(group),
         head=told.get("head", "auto"),  # type: ignore[arg-type]
+        kv_dtype=findings.kv_dtype,
     )
     recipe = findings.subject.recipe(options)
-    in_int8 = findings.subject.int8_attention(options, recipe)
-    return replace(findings.setup, recipe=recipe, int8_attention=in_int8)
+    kv, in_int8 = findings.subject.attention(options, recipe)
+    return replace(findings.setup, recipe=recipe, kv=kv, int8_attention=in_int8)

@@ -100,6 +100,9 @@ def applicable(question: Question, seen: Observed) -> Iterator[Applied]:
             head=told.get("head", "auto"),  # type: ignore[arg-type]
         )
         yield Applied(f"weights {kind}", other, loads, options)
+    if setup.kv != "int8":
+        options = replace(question.options(threads=setup.threads), kv_dtype="int8")
+        yield Applied("kv int8", replace(setup, kv="int8"), ("decode",), options)
     if setup.threads > 1:
         options = question.options(threads=1)
         yield Applied("threads 1", replace(setup, threads=1), loads, options)

@@ -28,9 +28,9 @@ from narrows.diagnose.trace import Timed, Tracer
 from narrows.diagnose.workload import Workload
 from narrows.engine.config import EngineConfig
 from narrows.errors import InternalError, OutOfMemory
+from narrows.kernels.formats import KV_BLOCK
 from narrows.machine.ceilings import usable_threads
 from narrows.machine.profile import Link, MachineProfile
-from narrows.models.costs import KV_BLOCK
 from narrows.report import PhaseReport, Target
 from narrows.runners.options import CpuOptions
 
@@ -61,6 +61,7 @@ class Question:
             "group": choice.group,
             "head": choice.head,
             "attention": choice.attention,
+            "kv_dtype": choice.kv,
             "threads": threads or choice.threads,
             "max_context": choice.max_context,
             "num_blocks": None if num_blocks is None else self._with_context(num_blocks),
@@ -74,6 +75,7 @@ class Question:
     def setup(self, threads: int) -> Setup:
         options = self.options()
         recipe = self.subject.recipe(options)
+        kv, in_int8 = self.subject.attention(options, recipe)
         return Setup(
             spec=self.subject.spec,
             recipe=recipe,
@@ -82,7 +84,8 @@ class Question:
             prompt=self.workload.prompt_tokens,
             output=self.workload.output_tokens,
             chunk=self.choice.chunk or EngineConfig().prefill_chunk,
-            int8_attention=self.subject.int8_attention(options, recipe),
+            kv=kv,
+            int8_attention=in_int8,
             embedding_item_bytes=self.subject.embedding_item_bytes,
         )
 
@@ -206,6 +209,7 @@ def _findings(
         phases=phases,
         target=question.target,
         max_running=EngineConfig().max_running,
+        kv_dtype=question.choice.kv,
         link=question.link,
         hosts=question.hosts,
         **seen,

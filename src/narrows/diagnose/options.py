@@ -8,11 +8,14 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import dataclass
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 from narrows.errors import InvalidConfig
 from narrows.machine.profile import Link
 from narrows.report import Target
+
+if TYPE_CHECKING:
+    from narrows.runners.options import KvDtype
 
 GROUPED: Final = ("q8", "q4")  # with scales per group
 _LINK: Final = re.compile(r"(\d+(?:\.\d+)?)us,(\d+(?:\.\d+)?)")
@@ -26,6 +29,7 @@ class ModelChoice:
     group: int | None = None
     head: str = "auto"
     attention: str = "auto"
+    kv: KvDtype = "auto"
     threads: int | None = None
     chunk: int | None = None
     max_context: int | None = None
@@ -47,6 +51,7 @@ class ModelChoice:
             "group-size": self.group,
             "head": None if self.head == "auto" else self.head,
             "attention": None if self.attention == "auto" else self.attention,
+            "kv-dtype": None if self.kv == "auto" else self.kv,
             "threads": self.threads,
             "prefill-chunk": self.chunk,
             "max-context": self.max_context,
@@ -102,6 +107,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         ("--weights", ("auto", "f32", "f16", "bf16", "q8", "q4")),
         ("--head", ("auto", "q8", "q4")),
         ("--attention", ("auto", "f32", "int8")),
+        ("--kv-dtype", ("auto", "f16", "f32", "int8")),
     ):
         group.add_argument(name, choices=choices, default="auto")
     for name, unit in (
@@ -119,6 +125,7 @@ def model_choice(arguments: argparse.Namespace) -> ModelChoice:
         arguments.group_size,
         arguments.head,
         arguments.attention,
+        arguments.kv_dtype,
         arguments.threads,
         arguments.prefill_chunk,
         arguments.max_context,

@@ -81,9 +81,8 @@ class CurveCeilings:
 
 def _memory_rate(profile: MachineProfile, threads: int) -> float | None:
     """GB/s of as many threads, or of the most that were measured and are not more."""
-    counts = getattr(profile, "dram_threads", ()) or range(1, len(profile.dram_gb_per_s) + 1)
-    fitting = [pair for pair in zip(counts, profile.dram_gb_per_s, strict=True) if pair[0] <= threads]
-    return max(fitting)[1] if fitting else None
+    found = profile.dram_with(threads)
+    return None if found is None else found[1]
 
 
 def waiting(threads: int, weights: str) -> float:

@@ -14,9 +14,11 @@ from narrows.diagnose.candidate import WEIGHTS, Candidate, command, weights_setu
 from narrows.diagnose.drafting import Drafting
 from narrows.diagnose.errors_known import known_error
 from narrows.diagnose.findings import Findings
-from narrows.diagnose.quality import SAME, of_weights
+from narrows.diagnose.quality import SAME, UNKNOWN, of_weights
 from narrows.diagnose.remedies_elsewhere import elsewhere
+from narrows.diagnose.setup import Setup
 from narrows.engine.speculation import AUTO_STEP_S
+from narrows.models.sizes import kv_kinds
 from narrows.report import Figures, Remedy, Target
 from narrows.runners.plan import Recipe
 
@@ -69,6 +71,7 @@ def candidates(
     findings: Findings, present: Mapping[str, str], drafting: Drafting | None
 ) -> Iterator[Candidate]:
     yield from _weights(findings, present)
+    yield from _keys(findings, present)
     yield from _threads(findings, present)
     yield from _batches(findings, present)
     yield from _chunks(findings, present)
@@ -102,8 +105,27 @@ def _weights(findings: Findings, present: Mapping[str, str]) -> Iterator[Candida
                 item_bytes=findings.subject.embedding_item_bytes,
             ),
             command(findings, clean, WEIGHTS[kind]),
-            other,
+            _kept_otherwise(findings.setup, other),
         )
+
+
+def _keys(findings: Findings, present: Mapping[str, str]) -> Iterator[Candidate]:
+    if findings.setup.kv == "int8":
+        return
+    yield Candidate(
+        "kv:int8",
+        "keys and values in 8 bits",
+        findings.predictor.figures(replace(findings.setup, kv="int8")),
+        UNKNOWN,
+        command(findings, present, {"kv-dtype": "int8"}),
+        ("bytes only: what unpacking them costs is not counted",),
+    )
+
+
+def _kept_otherwise(now: Setup, then: Setup) -> tuple[str, ...]:
+    """A note where layers would keep keys and values in 8 bits that do not now."""
+    before, after = (set(kv_kinds(setup.spec, setup.kv)) for setup in (now, then))
+    return ("keys and values are kept in 8 bits then, too",) if "int8" in after - before else ()
 
 
 def _is_float(recipe: Recipe) -> bool:
@@ -122,7 +144,6 @@ def _threads(findings: Findings, present: Mapping[str, str]) -> Iterator[Candida
             findings.predictor.figures(other),
             SAME,
             command(findings, present, {"threads": str(threads)}),
-            other,
         )
 
 
@@ -139,7 +160,6 @@ def _batches(findings: Findings, present: Mapping[str, str]) -> Iterator[Candida
             findings.predictor.figures(other),
             SAME,
             command(findings, present, {"max-running": str(streams)}),
-            other,
         )
 
 
@@ -162,7 +182,6 @@ def _chunks(findings: Findings, present: Mapping[str, str]) -> Iterator[Candidat
             figures,
             SAME,
             command(findings, present, {"prefill-chunk": str(chunk)}),
-            other,
             (stalls,),
         )
 
@@ -192,6 +211,5 @@ def _speculation(
         figures,
         SAME,
         command(findings, present, changes),
-        None,
         tuple(notes),
     )

@@ -1,4 +1,4 @@
-"""Remedies that this version cannot apply: smaller models, 8-bit keys, more hosts, a GPU. By arithmetic.
+"""Remedies that this version cannot apply: smaller models, more hosts, a GPU. By arithmetic.
 
 In: Findings. Out: Candidates; those without a command say that none exists yet.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Final, get_args
+from typing import Final
 
 from narrows.diagnose.candidate import Candidate, command
 from narrows.diagnose.findings import Findings
@@ -15,7 +15,6 @@ from narrows.diagnose.gpus import on_gpu
 from narrows.diagnose.hosts import pipeline_parallel, replicas, tensor_parallel
 from narrows.diagnose.quality import FLOATS, SAME, UNKNOWN
 from narrows.models.spec import TransformerSpec
-from narrows.runners.options import KvDtype
 
 PRUNED: Final = 0.25
 LINK_SOURCE: Final = "alpha-beta of the link, ring all-reduce"
@@ -23,7 +22,6 @@ LINK_SOURCE: Final = "alpha-beta of the link, ring all-reduce"
 
 def elsewhere(findings: Findings, present: Mapping[str, str]) -> Iterator[Candidate]:
     yield from _smaller_models(findings)
-    yield from _keys(findings, present)
     yield from _hosts(findings, present)
     yield from _gpus(findings)
 
@@ -56,22 +54,6 @@ def _shallower(spec: TransformerSpec, share: float) -> TransformerSpec:
     return replace(spec, layers=spec.layers[: max(1, round(len(spec.layers) * share))])
 
 
-def _keys(findings: Findings, present: Mapping[str, str]) -> Iterator[Candidate]:
-    if findings.setup.kv_item_bytes <= 1:
-        return
-    other = replace(findings.setup, kv_item_bytes=1.0)
-    is_offered = "int8" in get_args(KvDtype)
-    yield Candidate(
-        "kv:int8",
-        "keys and values in 8 bits",
-        findings.predictor.figures(other),
-        UNKNOWN,
-        command(findings, present, {"kv": "int8"}) if is_offered else None,
-        None,
-        ("bytes only: what unpacking them costs is not counted",),
-    )
-
-
 def _hosts(findings: Findings, present: Mapping[str, str]) -> Iterator[Candidate]:
     hosts, link, setup, predictor = findings.hosts, findings.link, findings.setup, findings.predictor
     if hosts < 2:
@@ -82,7 +64,6 @@ def _hosts(findings: Findings, present: Mapping[str, str]) -> Iterator[Candidate
         replicas(predictor, setup, hosts),
         SAME,
         command(findings, present, {}),
-        None,
         ("the command runs on every host; a load balancer in front of them is yours",),
     )
     if link is None:

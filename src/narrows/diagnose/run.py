@@ -7,7 +7,6 @@ known to be right.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -40,10 +39,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidConfig("--check runs the model and --config-only does not; leave one of them out")
     options.read_link(arguments.link, ())
     page = None if arguments.html is None else _writable(Path(arguments.html))
-    question = _question(arguments, choice)
-    if arguments.check and question.subject.folder is None:
-        raise InvalidConfig("--check runs the model, but there are no weights to run")
     with _progress() as bar:
+        question = _question(arguments, choice, bar)
+        if arguments.check and question.subject.folder is None:
+            raise InvalidConfig("--check runs the model, but there are no weights to run")
         report = _diagnose(question, arguments, bar)
     if page is not None:
         from narrows.diagnose.html import render
@@ -54,13 +53,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def load_profile() -> MachineProfile:
+def load_profile(bar: Bar | None = None) -> MachineProfile:
     """The stored profile of this machine, or one measured now."""
-    found: MachineProfile = importlib.import_module("narrows.machine.measure").measure_machine()
-    return found
+    from narrows.machine.measure import measure_machine
+
+    if bar is None:
+        return measure_machine()
+    return measure_machine(progress=bar.measured)
 
 
-def _question(arguments: argparse.Namespace, choice: options.ModelChoice) -> Question:
+def _question(arguments: argparse.Namespace, choice: options.ModelChoice, bar: Bar) -> Question:
     from narrows.diagnose.observe import Question
     from narrows.diagnose.subject import open_subject
     from narrows.diagnose.workload import fit_context, read_workload
@@ -78,7 +80,7 @@ def _question(arguments: argparse.Namespace, choice: options.ModelChoice) -> Que
         count_tokens=_counter(subject.folder),
     )
     fitted = fit_context(workload, min(subject.spec.max_positions, choice.max_context or 1 << 62))
-    profile = load_profile()
+    profile = load_profile(bar)
     target: Target = arguments.target or ("ttft" if fitted.output_tokens == 1 else "tpot")
     link = options.read_link(arguments.link, profile.links)
     spare = max(1, fitted.streams * 4) if arguments.check else 1
@@ -159,6 +161,11 @@ class Bar:
         self._bar.set_description_str(text)
         self._bar.total = max(self._bar.total, self._bar.n + 1)
         self._bar.update(1)
+
+    def measured(self, what: str, num_done: int, num_total: int) -> None:
+        """Parts of the machine, where its profile was not stored."""
+        if self._bar is not None:
+            self._bar.set_description_str(f"measuring {what}, {num_done} of {num_total}")
 
     def packed(self, num_done: int, num_total: int) -> None:
         """Tensors, while a model is packed for the first time."""

@@ -7,12 +7,13 @@ the bytes it holds. Pure arithmetic over models/costs.py; measures nothing.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
+from narrows.kernels.formats import KV_BLOCK
 from narrows.models import costs
-from narrows.models.sizes import WeightBytes, kv_bytes_per_token, weight_bytes
+from narrows.models.sizes import KvKinds, WeightBytes, kv_bytes_per_token, weight_bytes
 from narrows.models.spec import TransformerSpec
 from narrows.runners.plan import Recipe
 
@@ -34,7 +35,7 @@ class Setup:
     chunk: int  # prompt tokens in a step that also carries answers
     step_tokens: int = 512  # in a step of a prompt alone
     int8_attention: bool = False  # of prompts
-    kv_item_bytes: float = 2.0  # of a key or value
+    kv: KvKinds = "f16"  # how keys and values are kept: of all layers, or of each
     embedding_item_bytes: int = 2
     guesses: int = 0  # tokens verified beside each next one
 
@@ -53,15 +54,15 @@ class Setup:
         return weight_bytes(self.spec, self.recipe, embedding_item_bytes=self.embedding_item_bytes)
 
     @property
-    def kv_bytes_per_token(self) -> float:
-        return kv_bytes_per_token(self.spec) * self.kv_item_bytes / 2
+    def kv_bytes_per_token(self) -> int:
+        return kv_bytes_per_token(self.spec, kv=self.kv)
 
     @property
     def memory_bytes(self) -> int:
         """Packed weights, the rows of an untied embedding, the pages of every stream at its longest."""
         found = self.weights
-        tokens = self.streams * -(-(self.prompt + self.output) // costs.KV_BLOCK) * costs.KV_BLOCK
-        return int(found.packed + found.embedding_rows + tokens * self.kv_bytes_per_token)
+        tokens = self.streams * -(-(self.prompt + self.output) // KV_BLOCK) * KV_BLOCK
+        return found.packed + found.embedding_rows + tokens * self.kv_bytes_per_token
 
 
 def steps_of(setup: Setup, load: Load) -> tuple[Step, ...]:
@@ -88,16 +89,11 @@ def operators(setup: Setup, load: Load) -> tuple[tuple[costs.OpCost, int], ...]:
                 setup.spec,
                 setup.recipe,
                 step,
-                kv_f32=setup.kv_item_bytes == 4,
+                kv=setup.kv,
                 int8_attention=setup.int8_attention,
             )
         )
-    if setup.kv_item_bytes >= 2:
-        return tuple(found.items())
-    shrink = setup.kv_item_bytes / 2
-    return tuple(
-        (replace(op, kv_read_bytes=round(op.kv_read_bytes * shrink)), count) for op, count in found.items()
-    )
+    return tuple(found.items())
 
 
 def read_bytes(setup: Setup, load: Load) -> int:

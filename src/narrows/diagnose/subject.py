@@ -15,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from narrows.errors import InvalidModel, UnsupportedModel
-from narrows.models.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint, widen
+from narrows.models.checkpoint import INDEX_NAME, Checkpoint, open_checkpoint
 from narrows.models.config import REFUSED_FEATURES, ModelConfig, read_config, read_json
 from narrows.models.families import FAMILIES, build_spec
 from narrows.models.families.blocks import Tensors
 from narrows.models.families.outline import Outline
 from narrows.models.resolve import resolve_model
-from narrows.models.spec import TensorSlice, TransformerSpec
-from narrows.runners.attention import int8_attention
+from narrows.models.sizes import KvKinds
+from narrows.models.spec import NormSpec, TransformerSpec
+from narrows.runners.attention import checkpoint_norms, plan_attention
 from narrows.runners.options import CpuOptions
 from narrows.runners.plan import Recipe, resolve_recipe
 
@@ -65,10 +66,16 @@ class Subject:
         """The formats that these options would give."""
         return resolve_recipe(options.weights, options.group, options.head, self.spec, self.tensors)
 
-    def int8_attention(self, options: CpuOptions, recipe: Recipe) -> bool:
-        """Whether prompts would attend in integers; of a bare config only the biases are known."""
-        vectors = _Vectors(self.tensors, self.spec)
-        return int8_attention(self.spec, recipe.weights, vectors, options)[0]
+    def attention(self, options: CpuOptions, recipe: Recipe) -> tuple[KvKinds, bool]:
+        """(how layers would keep keys and values, whether most prompts would attend in integers).
+
+        Of a bare config only the biases are known; the norms over keys are taken to be even.
+        """
+        norms = checkpoint_norms(self.tensors) if isinstance(self.tensors, Checkpoint) else _even
+        layers, _ = plan_attention(self.spec, recipe.weights, norms, options)
+        in_integers = sum(layer.int8_prompts for layer in layers)
+        kinds = tuple(layer.kv for layer in layers)
+        return (kinds[0] if len(set(kinds)) == 1 else kinds), 2 * in_integers >= len(layers)
 
     @property
     def embedding_item_bytes(self) -> int:
@@ -79,23 +86,8 @@ class Subject:
         return self.tensors.num_bytes if isinstance(self.tensors, Checkpoint) else None
 
 
-class _Vectors:
-    """The norms of a checkpoint as the runner packs them, or ones where there is none."""
-
-    def __init__(self, tensors: Tensors, spec: TransformerSpec) -> None:
-        self._tensors = tensors
-        self._add_one = {
-            norm.weight
-            for layer in spec.layers
-            for norm in (layer.k_norm,)
-            if norm is not None and norm.add_one
-        }
-
-    def floats(self, parts: tuple[TensorSlice, ...]) -> npt.NDArray[np.float32]:
-        if not isinstance(self._tensors, Checkpoint):
-            return np.ones(1, dtype=np.float32)
-        found = np.concatenate([widen(self._tensors.take(part)).reshape(-1) for part in parts])
-        return found + np.float32(1.0) if parts[0].name in self._add_one else found
+def _even(norm: NormSpec) -> npt.NDArray[np.float32]:
+    return np.ones(1, dtype=np.float32)
 
 
 def open_subject(

@@ -16,7 +16,7 @@ from narrows.diagnose.predict import CostModel, CurveCeilings, ProfileCeilings, 
 from narrows.diagnose.setup import LOADS, Setup
 from narrows.machine.bandwidth import DRAM_BYTES
 from narrows.models.costs import Chunk, step_costs
-from narrows.models.sizes import head_shape, kv_bytes_per_token
+from narrows.models.sizes import head_shape, kv_kinds, kv_row_bytes
 
 NOW: Final = "now"
 CACHED_PART: Final = 4  # a quarter of the cache: what is read there stays there
@@ -34,7 +34,6 @@ def what_if(findings: Findings) -> dict[str, Any]:
         "rates": asdict(findings.predictor.model.rates),
         "ceilings": {**asdict(curve), "threads": setup.threads},
         "kinds": {kind: _kind(other) for kind, other in kinds.items()},
-        "attention": _attention(setup),
         "frame": _frame(setup),
         "setup": {
             "streams": setup.streams,
@@ -45,7 +44,6 @@ def what_if(findings: Findings) -> dict[str, Any]:
             "max_context": setup.spec.max_positions,
             "max_running": findings.max_running,
         },
-        "kv_bytes_per_token": kv_bytes_per_token(setup.spec),
         "scale": scales(findings, curve),
         "host_s": present.host_s + present.sampling_s,
         "request_s": present.request_s,
@@ -89,6 +87,8 @@ def _kind(setup: Setup) -> dict[str, Any]:
     return {
         "weights": setup.recipe.weights,
         "int8_attention": setup.int8_attention,
+        "attention": _attention(setup),
+        "kv_bytes_per_token": setup.kv_bytes_per_token,
         "waiting": waiting(setup.threads, setup.recipe.weights),
         "memory_bytes": found.packed + found.embedding_rows,
         "row_bytes": head.panel_bytes if setup.spec.head is None else setup.spec.hidden * 4,
@@ -110,12 +110,11 @@ def _kind(setup: Setup) -> dict[str, Any]:
 
 def _attention(setup: Setup) -> list[dict[str, int]]:
     kinds = Counter(
-        (layer.heads, layer.kv_heads, layer.head_dim, layer.window) for layer in setup.spec.layers
+        (layer.heads, layer.kv_heads, layer.head_dim, layer.window, kv_row_bytes(layer, kv))
+        for layer, kv in zip(setup.spec.layers, kv_kinds(setup.spec, setup.kv), strict=True)
     )
-    return [
-        {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "window": window, "count": count}
-        for (heads, kv_heads, head_dim, window), count in kinds.items()
-    ]
+    names = ("heads", "kv_heads", "head_dim", "window", "row_bytes")
+    return [dict(zip(names, key, strict=True)) | {"count": count} for key, count in kinds.items()]
 
 
 def _frame(setup: Setup) -> dict[str, int]:

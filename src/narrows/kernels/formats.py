@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+KvKind = Literal["f16", "f32", "int8"]  # keys and values in their pages
 FormatName = Literal["f32", "f16", "bf16", "p8", "p4"]
 PANEL: Final = 16  # output channels in a panel
+KV_BLOCK: Final = 16  # tokens whose keys and values lie together: a page per kv head
 ALIGNMENT: Final = 64  # bytes; of panels and of every packed tensor
 GROUPS: Final = (32, 64, 128)  # inputs that share a scale
 ITEM_BYTES: Final[dict[FormatName, int]] = {"f32": 4, "f16": 2, "bf16": 2}
@@ -18,6 +20,13 @@ ITEM_BYTES: Final[dict[FormatName, int]] = {"f32": 4, "f16": 2, "bf16": 2}
 
 def round_up(value: int, to: int) -> int:
     return -(-value // to) * to
+
+
+def kv_page_bytes(kv: KvKind, head_dim: int) -> int:
+    """Keys and values of one block and kv head; int8 has a float32 scale per token for each."""
+    if kv == "int8":
+        return 2 * ALIGNMENT + KV_BLOCK * (round_up(head_dim, 4) + round_up(head_dim, PANEL))
+    return 2 * round_up(head_dim * KV_BLOCK * ITEM_BYTES[kv], ALIGNMENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class Disk:
     path: str
     gb_per_s: float | None  # from the device, page cache passed by
     cached_gb_per_s: float | None
+    method: str = ""  # how the page cache was passed by: "O_DIRECT" or "POSIX_FADV_DONTNEED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,10 @@ class Gpu:
 class Disturbance:
     """What other work took away while measuring."""
 
-    steal_share: float | None  # of CPU time, taken by the hypervisor
+    steal_share: float | None  # of the time our CPUs wanted to run, taken by the hypervisor
     throttled_share: float | None  # of wall time, stopped by the cgroup quota
     spread: float  # (best - median) / best over the repeats of the DRAM measurement
+    others_share: float | None = None  # of the time of our CPUs, used by other processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +86,34 @@ class MachineProfile:
     fingerprint: str  # of what the hardware and its limits are: a changed one makes a stored profile stale
     measured_at: str  # ISO 8601, UTC
     seconds: float  # the measuring took
-    memory_bytes: int
+    memory_bytes: int  # that this process may use: the machine's, or a cgroup's limit where that is less
     swap_bytes: int
     cores: Cores
     caches: tuple[CacheLevel, ...]
-    dram_gb_per_s: tuple[float, ...]  # by threads: [0] is one thread
+    dram_gb_per_s: tuple[float, ...]  # reads, by threads: [0] is one thread, [i] is dram_threads[i]
     peaks: tuple[Peak, ...]  # one an ISA, best first
     disk: Disk | None
     links: tuple[Link, ...]
     gpus: tuple[Gpu, ...]
     disturbance: Disturbance
     unknown: Mapping[str, str] = field(default_factory=dict)  # what could not be measured: why
+    dram_threads: tuple[int, ...] = ()  # of each dram_gb_per_s; (): 1, 2, 3 ... Not every count of many
+
+    def dram_with(self, threads: int) -> tuple[int, float] | None:
+        """(threads, GB/s) of the most threads measured that are not more than `threads`; None: none were.
+
+        Nothing is interpolated: of 12 threads the answer may be what 8 did, and says so.
+        """
+        counts = self.dram_threads or tuple(range(1, len(self.dram_gb_per_s) + 1))
+        fitting = [pair for pair in zip(counts, self.dram_gb_per_s, strict=True) if pair[0] <= threads]
+        return max(fitting, default=None)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: object) -> MachineProfile:
+        """The inverse of to_json. Raises InvalidConfig naming a field that is missing or impossible."""
+        from narrows.machine.profile_json import profile_from_json
+
+        return profile_from_json(data)

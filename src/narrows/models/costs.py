@@ -11,8 +11,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from narrows.kernels.formats import PANEL, FormatName, PackedShape, round_up
-from narrows.models.sizes import FLOAT_BYTES, Formats, head_shape, kv_row_bytes, layer_shapes
+from narrows.kernels.formats import KV_BLOCK, PANEL, FormatName, KvKind, PackedShape, round_up
+from narrows.models.sizes import (
+    FLOAT_BYTES,
+    Formats,
+    KvKinds,
+    head_shape,
+    kv_kinds,
+    kv_row_bytes,
+    layer_shapes,
+)
 from narrows.models.spec import LayerSpec, TransformerSpec
 
 Attention = Literal["pages", "floats", "integers"]  # few rows; many rows; rows of a prompt in int8
@@ -20,7 +28,6 @@ Group = Literal["attention", "qkv", "out", "up", "down", "head", "other"]
 GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 
 # How the native core cuts its work: cpp/src/transformer_*.h, transformer_plan.cpp and kernels.h.
-KV_BLOCK: Final = 16  # tokens whose keys and values lie together: read as a whole
 FEW_ROWS: Final = 4  # up to here every thread prepares all inputs itself, which saves a barrier
 WHOLE_ROWS: Final = 16  # longer chunks store all keys first and attend after one more barrier
 GROUP_VECTORS: Final = 8  # (row, head) pairs multiplied together; no more of them read the pages as they are
@@ -85,15 +92,15 @@ def step_costs(
     formats: Formats,
     chunks: Iterable[Chunk],
     *,
-    kv_f32: bool = False,
+    kv: KvKinds = "f16",
     int8_attention: bool = False,
 ) -> tuple[OpCost, ...]:
     """Every operator of a step: five a layer, more where prompts and answers mix; then head and other."""
     step = tuple(chunks)
     ops: list[OpCost] = []
-    for layer in spec.layers:
+    for layer, kind in zip(spec.layers, kv_kinds(spec, kv), strict=True):
         qkv, out, up, down = _layer_linears(spec, layer, formats, sum(chunk.num_tokens for chunk in step))
-        ops += [qkv, *_attention(layer, step, kv_f32=kv_f32, int8=int8_attention), out, up, down]
+        ops += [qkv, *_attention(layer, step, kv=kind, int8=int8_attention), out, up, down]
     return (*ops, *_frame(spec, formats, step))
 
 
@@ -157,7 +164,7 @@ def _layer_linears(
     )
 
 
-def _attention(layer: LayerSpec, step: tuple[Chunk, ...], *, kv_f32: bool, int8: bool) -> Iterator[OpCost]:
+def _attention(layer: LayerSpec, step: tuple[Chunk, ...], *, kv: KvKind, int8: bool) -> Iterator[OpCost]:
     """One operator for each way in which rows of the step attend."""
     stages = 1 + any(chunk.num_tokens > WHOLE_ROWS for chunk in step)
     ways = {chunk: _way(layer, chunk, int8) for chunk in step}
@@ -168,14 +175,14 @@ def _attention(layer: LayerSpec, step: tuple[Chunk, ...], *, kv_f32: bool, int8:
         rows = sum(chunk.num_tokens for chunk in chunks)
         pairs = sum(visible_pairs(chunk.num_tokens, chunk.start, layer.window) for chunk in chunks)
         computed = sum(_tiled_pairs(layer, chunk) for chunk in chunks) if way == "integers" else pairs
-        read = sum(_keys_read(chunk, layer.window) for chunk in chunks) * kv_row_bytes(layer, kv_f32)
+        read = sum(_keys_read(chunk, layer.window) for chunk in chunks) * kv_row_bytes(layer, kv)
         yield OpCost(
             "attention",
             rows=rows,
             flops=4 * layer.heads * layer.head_dim * pairs,
             macs=2 * layer.heads * layer.head_dim * computed,
             kv_read_bytes=read,
-            kv_written_bytes=rows * kv_row_bytes(layer, kv_f32),
+            kv_written_bytes=rows * kv_row_bytes(layer, kv),
             activation_bytes=2 * rows * (layer.heads + layer.kv_heads) * layer.head_dim * FLOAT_BYTES,
             scores=layer.heads * computed,
             stages=stages,

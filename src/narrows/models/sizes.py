@@ -10,10 +10,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
-from narrows.kernels.formats import ALIGNMENT, PANEL, PackedFormat, PackedShape, round_up
+from narrows.kernels.formats import (
+    ALIGNMENT,
+    KV_BLOCK,
+    PANEL,
+    KvKind,
+    PackedFormat,
+    PackedShape,
+    kv_page_bytes,
+    round_up,
+)
 from narrows.models.spec import LayerSpec, LinearSpec, NormSpec, TransformerSpec
 
 MatrixName = Literal["qkv", "out", "up", "down"]
+KvKinds = KvKind | tuple[KvKind, ...]  # of all layers, or of each
 FLOAT_BYTES: Final = 4
 
 
@@ -45,14 +55,19 @@ def weight_bytes(spec: TransformerSpec, formats: Formats, *, embedding_item_byte
     return WeightBytes(matrices, vectors, rows)
 
 
-def kv_bytes_per_token(spec: TransformerSpec, *, kv_f32: bool = False) -> int:
+def kv_kinds(spec: TransformerSpec, kv: KvKinds) -> tuple[KvKind, ...]:
+    """One kind per layer."""
+    return (kv,) * len(spec.layers) if isinstance(kv, str) else kv
+
+
+def kv_bytes_per_token(spec: TransformerSpec, *, kv: KvKinds = "f16") -> int:
     """Keys and values of one token in all layers, whatever their windows: pages hold every token."""
-    return sum(kv_row_bytes(layer, kv_f32) for layer in spec.layers)
+    return sum(kv_row_bytes(*pair) for pair in zip(spec.layers, kv_kinds(spec, kv), strict=True))
 
 
-def kv_row_bytes(layer: LayerSpec, kv_f32: bool) -> int:
-    """Keys and values of one token in one layer."""
-    return 2 * layer.kv_heads * layer.head_dim * (4 if kv_f32 else 2)
+def kv_row_bytes(layer: LayerSpec, kv: KvKind) -> int:
+    """Keys and values of one token in one layer: its share of their pages."""
+    return layer.kv_heads * kv_page_bytes(kv, layer.head_dim) // KV_BLOCK
 
 
 def layer_shapes(layer: LayerSpec, hidden: int, formats: Formats) -> dict[MatrixName, PackedShape]:

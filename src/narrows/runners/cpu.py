@@ -23,9 +23,10 @@ from narrows.engine.step import (
     TokenLogprob,
 )
 from narrows.errors import InternalError
+from narrows.kernels.formats import KV_BLOCK
 from narrows.models.spec import TransformerSpec
 from narrows.runners.loading import Loaded, load_model
-from narrows.runners.options import KV_BLOCK, CpuOptions
+from narrows.runners.options import CpuOptions
 from narrows.runners.weights import Progress
 
 Floats = npt.NDArray[np.float32]
@@ -42,7 +43,6 @@ class CpuRunner:
         self._pool = loaded.pool  # the transformer's threads; kept alive here
         self._kv = loaded.kv
         self._transformer = loaded.transformer
-        self._kv_is_f32 = loaded.options.kv_dtype == "f32"
         # (sampler, whether logprobs are wanted, tokens of the prompt)
         self._states: dict[int, tuple[_core.Sampler, bool, int]] = {}
         self.spec: TransformerSpec = loaded.spec
@@ -54,7 +54,7 @@ class CpuRunner:
             num_blocks=loaded.kv.num_blocks,
             max_step_tokens=loaded.transformer.max_step_tokens,
             weight_bytes_per_step=loaded.transformer.weight_bytes_per_step,
-            kv_bytes_per_token=_core.KvPages.block_bytes(loaded.model, self._kv_is_f32) // KV_BLOCK,
+            kv_bytes_per_token=_core.KvPages.block_bytes(loaded.model) // KV_BLOCK,
             description=loaded.description,
         )
 
@@ -126,7 +126,7 @@ class CpuRunner:
     def logits(self, token_ids: list[int]) -> Floats:
         """Logits of every position of one text [tokens, vocab], in KV pages of its own."""
         blocks = range(-(-len(token_ids) // KV_BLOCK))
-        pages = _core.KvPages(self._model, len(blocks), self._kv_is_f32)
+        pages = _core.KvPages(self._model, len(blocks))
         chunk = self._transformer.max_step_tokens
         parts = [
             self._transformer.step_logits(

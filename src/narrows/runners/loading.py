@@ -14,14 +14,16 @@ from pathlib import Path
 
 from narrows import _core
 from narrows.errors import InvalidConfig, OutOfMemory, UnsupportedHardware
+from narrows.kernels.formats import KV_BLOCK
 from narrows.models.checkpoint import open_checkpoint
 from narrows.models.config import read_config
 from narrows.models.families import build_spec
+from narrows.models.sizes import kv_bytes_per_token
 from narrows.models.spec import TransformerSpec
-from narrows.runners.attention import int8_attention
+from narrows.runners.attention import checkpoint_norms, plan_attention
 from narrows.runners.memory import available_bytes, require, shown_bytes
 from narrows.runners.native_model import build_model
-from narrows.runners.options import KV_BLOCK, CpuOptions
+from narrows.runners.options import CpuOptions
 from narrows.runners.plan import PackPlan, make_plan, resolve_recipe
 from narrows.runners.weights import PackedWeights, Progress, load_weights
 
@@ -77,15 +79,16 @@ def load_model(folder: Path, options: CpuOptions, *, progress: Progress | None =
         checkpoint = open_checkpoint(folder)
         spec = build_spec(read_config(folder), checkpoint, max_context=options.max_context)
         plan = make_plan(spec, resolve_recipe(options.weights, options.group, options.head, spec, checkpoint))
-        kv_size = size_kv(spec, plan, options)
+        attention, words = plan_attention(spec, plan.recipe.weights, checkpoint_norms(checkpoint), options)
+        block_bytes = KV_BLOCK * kv_bytes_per_token(spec, kv=tuple(layer.kv for layer in attention))
+        kv_size = size_kv(spec, plan, options, block_bytes)
     weights = load_weights(
         plan, checkpoint, folder=folder, pool=pool, use_cache=options.cache, progress=progress, times=times
     )
     with times.measure("build"):
-        in_int8, attention = int8_attention(spec, plan.recipe.weights, weights, options)
-        model = build_model(spec, weights, checkpoint, int8_attention=in_int8)
+        model = build_model(spec, weights, checkpoint, attention=attention)
         try:
-            kv = _core.KvPages(model, kv_size.num_blocks, options.kv_dtype == "f32")
+            kv = _core.KvPages(model, kv_size.num_blocks)
             transformer = _core.Transformer(model, pool, options.max_step_tokens)
         except MemoryError as error:
             raise OutOfMemory(
@@ -93,19 +96,14 @@ def load_model(folder: Path, options: CpuOptions, *, progress: Progress | None =
                 f"tokens; "
                 "choose fewer blocks or a smaller max_step_tokens"
             ) from error
-    description = _describe(spec, weights, pool, isa, options, kv) | {"attention": attention}
+    pages = f"{words['kv']}, {kv.num_blocks} blocks, {shown_bytes(kv.bytes)}"
+    description = _describe(spec, weights, pool, isa) | words | {"kv": pages}
     return Loaded(
         spec, options, model, pool, kv, transformer, kv_size.max_context, description, dict(times.seconds)
     )
 
 
-def kv_block_bytes(spec: TransformerSpec, *, f32: bool) -> int:
-    """Bytes of one block over all layers; the core's own number, before there is a model to ask."""
-    elements = sum(2 * layer.kv_heads * layer.head_dim * KV_BLOCK for layer in spec.layers)
-    return elements * (4 if f32 else 2)
-
-
-def size_kv(spec: TransformerSpec, plan: PackPlan, options: CpuOptions) -> KvSize:
+def size_kv(spec: TransformerSpec, plan: PackPlan, options: CpuOptions, block_bytes: int) -> KvSize:
     """How many KV blocks, and the longest context they hold; OutOfMemory names both numbers."""
     longest = spec.max_positions
     if options.max_context is not None and options.max_context > longest:
@@ -113,7 +111,6 @@ def size_kv(spec: TransformerSpec, plan: PackPlan, options: CpuOptions) -> KvSiz
             f"max_context is {options.max_context} but this model's context holds {longest} tokens"
         )
     wanted = options.max_context or longest
-    block_bytes = kv_block_bytes(spec, f32=options.kv_dtype == "f32")
     require(
         plan.num_bytes + block_bytes,
         "the model's weights",
@@ -150,8 +147,6 @@ def _describe(
     weights: PackedWeights,
     pool: _core.ThreadPool,
     isa: str,
-    options: CpuOptions,
-    kv: _core.KvPages,
 ) -> dict[str, str]:
     plan = weights.plan
     layers, head = plan.matrices[0].shape.format.describe(), plan.matrices[-1].shape.format.describe()
@@ -162,6 +157,5 @@ def _describe(
         "cache": "used" if weights.from_cache else ("written" if weights.is_cached else "off"),
         "threads": str(pool.size),
         "isa": isa,
-        "kv": f"{options.kv_dtype}, {kv.num_blocks} blocks, {shown_bytes(kv.bytes)}",
     }
     return facts | ({"notes": "; ".join(spec.notes)} if spec.notes else {})

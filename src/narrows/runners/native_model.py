@@ -11,12 +11,17 @@ from narrows import _core
 from narrows.errors import InvalidModel
 from narrows.models.checkpoint import Checkpoint
 from narrows.models.spec import LayerSpec, TensorSlice, TransformerSpec
+from narrows.runners.attention import LayerAttention
 from narrows.runners.plan import head_linear
 from narrows.runners.weights import PackedWeights
 
 
 def build_model(
-    spec: TransformerSpec, weights: PackedWeights, checkpoint: Checkpoint, *, int8_attention: bool
+    spec: TransformerSpec,
+    weights: PackedWeights,
+    checkpoint: Checkpoint,
+    *,
+    attention: tuple[LayerAttention, ...],
 ) -> _core.Model:
     """The native model; it keeps the arrays it reads alive."""
     head = weights.linear(head_linear(spec))
@@ -34,18 +39,17 @@ def build_model(
             embedding_scale=spec.embedding_scale,
             final_softcap=spec.final_softcap,
             ropes=[(np.array(rope.inv_freq, dtype=np.float32), rope.attention_factor) for rope in spec.ropes],
-            layers=[_build_layer(layer, weights) for layer in spec.layers],
+            layers=[_build_layer(*pair, weights) for pair in zip(spec.layers, attention, strict=True)],
             embedding=head if weights.plan.rows is None else checkpoint.take(TensorSlice(weights.plan.rows)),
             position_rows=positions,
             final_norm=weights.norm(spec.final_norm),
             head=head,
-            int8_attention=int8_attention,
         )
     except ValueError as error:  # sizes beyond what the core takes, such as a head of 2048 entries
         raise InvalidModel(f"the native core refuses this model: {error}") from error
 
 
-def _build_layer(layer: LayerSpec, weights: PackedWeights) -> _core.Layer:
+def _build_layer(layer: LayerSpec, attention: LayerAttention, weights: PackedWeights) -> _core.Layer:
     return _core.Layer(
         heads=layer.heads,
         kv_heads=layer.kv_heads,
@@ -58,6 +62,8 @@ def _build_layer(layer: LayerSpec, weights: PackedWeights) -> _core.Layer:
         gated=layer.gated,
         activation=layer.activation,
         parallel_residual=layer.parallel_residual,
+        kv=attention.kv,
+        int8_attention=attention.int8_prompts,
         qkv=weights.linear(layer.qkv),
         out=weights.linear(layer.out),
         up=weights.linear(layer.up),

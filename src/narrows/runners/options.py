@@ -7,14 +7,13 @@ takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from narrows.errors import InvalidConfig
 from narrows.kernels.formats import GROUPS
 from narrows.runners.plan import HEAD_KINDS, WEIGHTS_KINDS, HeadKind, WeightsKind
 
-KV_BLOCK: Final = 16  # tokens in a KV block; kKvBlock of the core
-KvDtype = Literal["f16", "f32"]
+KvDtype = Literal["auto", "f16", "f32", "int8"]
 AttentionKind = Literal["auto", "f32", "int8"]
 
 
@@ -26,7 +25,7 @@ class CpuOptions:
     group: int | None = None  # inputs per scale, q8 and q4
     head: HeadKind = "auto"  # q4: 8 bits; else as the weights
     threads: int | None = None
-    kv_dtype: KvDtype = "f16"
+    kv_dtype: KvDtype = "auto"  # int8 where weights are q4 and the keys bear it, else f16
     attention: AttentionKind = "auto"  # of prompts; auto: int8 where weights are q4
     kv_memory_bytes: int | None = None
     num_blocks: int | None = None  # takes precedence over kv_memory_bytes
@@ -38,11 +37,11 @@ class CpuOptions:
         _one_of("weights", self.weights, WEIGHTS_KINDS)
         _one_of("group", self.group, (None, *GROUPS))
         _one_of("head", self.head, HEAD_KINDS)
-        _one_of("kv_dtype", self.kv_dtype, ("f16", "f32"))
+        _one_of("kv_dtype", self.kv_dtype, ("auto", "f16", "f32", "int8"))
         _one_of("attention", self.attention, ("auto", "f32", "int8"))
         if self.attention == "int8" and self.kv_dtype == "f32":
             raise InvalidConfig(
-                "attention is 'int8', which reads f16 keys and values; kv_dtype must be 'f16'"
+                "attention is 'int8', which reads keys and values of 16 or 8 bits; kv_dtype must not be 'f32'"
             )
         _within("threads", self.threads, 1, 1024)
         _within("kv_memory_bytes", self.kv_memory_bytes, 1, 1 << 50)

@@ -27,6 +27,7 @@ WEIGHTS_KINDS = ("auto", "f32", "f16", "bf16", "q8", "q4")  # runners.plan check
 GROUPED_KINDS = ("q8", "q4")  # with scales per group
 HEAD_KINDS = ("auto", "q8", "q4")
 ATTENTION_KINDS = ("auto", "f32", "int8")
+KV_DTYPES = ("auto", "f16", "f32", "int8")
 MAX_SIZE_BYTES = 1 << 60
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -77,6 +78,12 @@ def add_model_options(parser: argparse.ArgumentParser, *, speculation: bool = Tr
         default="auto",
         help="of prompts; auto: int8 beside q4 weights where the keys bear it, else f32",
     )
+    group.add_argument(
+        "--kv-dtype",
+        choices=KV_DTYPES,
+        default="auto",
+        help="of keys and values; auto: int8 beside q4 weights in the layers whose keys bear it, else f16",
+    )
     group.add_argument("--threads", type=int, metavar="N", help="default: the cores this process may use")
     group.add_argument(
         "--max-context", type=int, metavar="TOKENS", help="prompt and answer; default: the model's"
@@ -114,7 +121,7 @@ def _add_speculation_options(group: argparse._ArgumentGroup) -> None:
 def model_words(arguments: argparse.Namespace) -> list[str]:
     """The same options as words of a command line, to start another process with them."""
     words = [] if arguments.model is None else [str(arguments.model)]
-    names = ("weights", "group_size", "head", "attention", "threads", "max_context", "kv_memory")
+    names = ("weights", "group_size", "head", "attention", "kv_dtype", "threads", "max_context", "kv_memory")
     for name in (*names, "max_running", "max_waiting", "prefill_chunk", "speculation"):
         value = getattr(arguments, name)
         if value is not None:
@@ -139,6 +146,7 @@ def open_model(arguments: argparse.Namespace, *, progress: Progress | None = Non
         weights=arguments.weights,
         head=arguments.head,
         attention=arguments.attention,
+        kv_dtype=arguments.kv_dtype,
         **{name: value for name, value in given.items() if value is not None},
     )
     if arguments.group_size is not None and arguments.weights not in GROUPED_KINDS:

@@ -4,7 +4,7 @@
 
 const FEW_ROWS = 4, WHOLE_ROWS = 16, GROUP_VECTORS = 8, INT8_VECTORS = 128, KEY_CHUNK = 256, KV_BLOCK = 16;
 const TASK_ROWS = { pages: 32, floats: 32, integers: 64 };
-const FLOAT_LANES = 4, SMALL_ROWS = 16, OVERLAP = 3, FLOAT_BYTES = 4, KV_BYTES = 2;
+const FLOAT_LANES = 4, SMALL_ROWS = 16, OVERLAP = 3, FLOAT_BYTES = 4;
 
 const roundUp = (value, to) => Math.ceil(value / to) * to;
 const sideBySide = (...parts) => parts.reduce((sum, part) => sum + part ** OVERLAP, 0) ** (1 / OVERLAP);
@@ -56,7 +56,7 @@ function attentionOps(layer, step, int8) {
       group: "attention", way, rows, count: layer.count, stages,
       macs: 2 * layer.heads * layer.head_dim * computed,
       scores: layer.heads * computed,
-      bytes: sum((chunk) => keysRead(chunk, layer.window)) * 2 * layer.kv_heads * layer.head_dim * KV_BYTES,
+      bytes: sum((chunk) => keysRead(chunk, layer.window)) * layer.row_bytes,
       activation: 2 * rows * (layer.heads + layer.kv_heads) * layer.head_dim * FLOAT_BYTES,
       tasks: layer.kv_heads * sum((chunk) => Math.ceil(chunk.n / TASK_ROWS[way])),
     });
@@ -76,7 +76,7 @@ function stepOps(data, kind, step) {
       activation: op.activation_bytes * own, stages: own ? op.stages + (own > FEW_ROWS ? 1 : 0) : 0,
     };
   });
-  for (const layer of data.attention) ops.push(...attentionOps(layer, step, what.int8_attention));
+  for (const layer of what.attention) ops.push(...attentionOps(layer, step, what.int8_attention));
   ops.push({
     group: "other", count: 1, rows, stages: 1, bytes: rows * what.row_bytes,
     activation: (rows * data.frame.hidden + logits * data.frame.vocab) * FLOAT_BYTES,
@@ -182,7 +182,7 @@ function figures(data, setup) {
   const tokens = setup.streams * roundUp(setup.prompt + setup.output, KV_BLOCK);
   return {
     ttft_s: reading + data.request_s, tpot_s: tpot, tokens_per_s: (setup.streams * setup.output) / cycle,
-    memory_bytes: data.kinds[setup.kind].memory_bytes + tokens * data.kv_bytes_per_token, stall_s: stall,
+    memory_bytes: data.kinds[setup.kind].memory_bytes + tokens * data.kinds[setup.kind].kv_bytes_per_token, stall_s: stall,
     decode: loadSeconds(data, setup, "decode"),
   };
 }
