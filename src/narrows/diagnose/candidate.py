@@ -57,6 +57,7 @@ def weights_setup(findings: Findings, kind: str) -> Setup:
         group=None if group is None else int(group),
         head=told.get("head", "auto"),  # type: ignore[arg-type]
         kv_dtype=findings.kv_dtype,
+        attention=findings.attention,
     )
     recipe = findings.subject.recipe(options)
     kv, in_int8 = findings.subject.attention(options, recipe)

@@ -18,7 +18,7 @@ from narrows.diagnose.subject import Subject
 from narrows.diagnose.workload import Workload
 from narrows.machine.profile import Link, MachineProfile
 from narrows.report import Figures, PhaseReport, Target
-from narrows.runners.options import KvDtype
+from narrows.runners.options import AttentionKind, KvDtype
 
 ENGINE: Final = "host"
 STALLS: Final = "batching"
@@ -37,6 +37,7 @@ class Findings:
     target: Target
     max_running: int = 64
     kv_dtype: KvDtype = "auto"  # as asked for
+    attention: AttentionKind = "auto"  # as asked for
     loading: LoadingTimes | None = None
     spell: Spell | None = None
     disturbed: float = 1.0  # median over undisturbed seconds of a decode step

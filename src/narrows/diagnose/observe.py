@@ -210,6 +210,7 @@ def _findings(
         target=question.target,
         max_running=EngineConfig().max_running,
         kv_dtype=question.choice.kv,
+        attention=question.choice.attention,
         link=question.link,
         hosts=question.hosts,
         **seen,

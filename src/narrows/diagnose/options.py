@@ -15,7 +15,7 @@ from narrows.machine.profile import Link
 from narrows.report import Target
 
 if TYPE_CHECKING:
-    from narrows.runners.options import KvDtype
+    from narrows.runners.options import AttentionKind, KvDtype
 
 GROUPED: Final = ("q8", "q4")  # with scales per group
 _LINK: Final = re.compile(r"(\d+(?:\.\d+)?)us,(\d+(?:\.\d+)?)")
@@ -28,7 +28,7 @@ class ModelChoice:
     weights: str = "auto"
     group: int | None = None
     head: str = "auto"
-    attention: str = "auto"
+    attention: AttentionKind = "auto"
     kv: KvDtype = "auto"
     threads: int | None = None
     chunk: int | None = None
