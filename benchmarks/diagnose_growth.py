@@ -10,15 +10,20 @@ group by operator group. The ceilings are those measured around each row, as the
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 from diagnose_tables import BEGIN_GROWTH, END_GROWTH, summary, write_docs
 from growth import ROWS, read_rows
-from growth_points import Point, Row, predict_groups
+from growth_models import outline
+from growth_points import Point, Row
 
 from narrows.diagnose.predict import waiting
-from narrows.models.step_time import Rates
+from narrows.machine.bandwidth import last_level_cache_bytes
+from narrows.models import costs
+from narrows.models.step_time import Ceilings, Rates, cached_share, op_seconds
 
 FEWER_BITS = (("bf16", "q8"), ("bf16", "q4"), ("q8", "q4"))
 SHORT_S = 1e-3  # steps below are mostly barriers, whose cost nobody had measured beside these rows
@@ -31,14 +36,46 @@ def seconds_of(row: Row) -> tuple[float, dict[str, float]]:
     return seconds, {**groups, "outside": max(0.0, seconds - sum(groups.values()))}
 
 
+@cache
+def operators(point: Point) -> tuple[tuple[costs.OpCost, int], ...]:
+    """Of one unit, over keys and values in 16 bits, as all of these rows were measured."""
+    known = outline(point.shape, point.weights)
+    in_integers = known.attention[0].int8_prompts
+    found: Counter[costs.OpCost] = Counter()
+    for chunks in point.chunks():
+        found.update(costs.step_costs(known.spec, known.recipe, chunks, int8_attention=in_integers))
+    return tuple(found.items())
+
+
+def by_group(row: Row, rates: Rates) -> dict[str, float]:
+    """Predicted seconds of a unit under the ceilings measured around it."""
+    middle, point = row.middle(rates)[0], row.point
+    num_bytes = sum(count * op.read_bytes for op, count in operators(point)) // len(point.chunks())
+    cached = cached_share(num_bytes, last_level_cache_bytes())
+    ceilings = Ceilings(middle.gb_per_s, middle.gmac_per_s, point.threads, cached)
+    seconds: dict[str, float] = dict.fromkeys(costs.GROUPS, 0.0)
+    for op, count in operators(point):
+        seconds[op.group] += count * op_seconds(op, ceilings, rates)
+    return {group: value * waiting(point.threads, point.weights) for group, value in seconds.items()}
+
+
+def same_groups(now: Point, then: Point) -> set[str]:
+    """Operator groups that the same kernels work for: same_kernels() of diagnose/predict.py."""
+    before, after = ({op.group: op.format for op, _ in operators(point)} for point in (now, then))
+    ways = [{op.attention for op, _ in operators(point) if op.group == "attention"} for point in (now, then)]
+    same = {group for group, kind in after.items() if before.get(group) == kind}
+    return same if ways[0] == ways[1] or now.kind == "decode" else same - {"attention"}
+
+
 def predicted(now: Row, then: Row, rates: Rates) -> float:
     """Seconds of `then` from those of `now`, as diagnose/predict.py has it."""
     _, measured = seconds_of(now)
-    ours = predict_groups(now.point, now.middle(rates)[0], rates)
-    theirs = predict_groups(then.point, then.middle(rates)[0], rates)
-    share = waiting(then.point.threads, then.point.weights) / waiting(now.point.threads, now.point.weights)
-    found = sum(measured[name] * theirs[name] / ours[name] for name in theirs if ours[name] > 0)
-    return share * found + measured["outside"]
+    ours, theirs, same = by_group(now, rates), by_group(then, rates), same_groups(now.point, then.point)
+    found = sum(
+        measured[name] * theirs[name] / ours[name] if name in same and ours[name] > 0 else theirs[name]
+        for name in theirs
+    )
+    return found + measured["outside"]
 
 
 def pairs(rows: dict[Point, Row]) -> Iterator[tuple[str, Row, Row]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from narrows.diagnose.candidate import weights_setup
 from narrows.diagnose.predict import OUTSIDE, CurveCeilings, Predictor, Present, ProfileCeilings, compose
 from narrows.diagnose.setup import LOADS, Setup
 from narrows.errors import InvalidConfig
@@ -94,3 +95,21 @@ def test_every_load_has_operators(setup: Setup, tmp_path: Path) -> None:
         seconds = predictor.seconds(setup, load)
         assert all(value >= 0 for value in seconds.values())
         assert predictor.total(setup, load) == pytest.approx(sum(seconds.values()))
+
+
+def test_another_format_is_another_kernel_whose_errors_are_its_own(tmp_path: Path) -> None:
+    found = seen(subject(tmp_path), workload(512, 128, 2)).findings
+    setup, predictor = found.setup, found.predictor
+    twice = {load: {g: 2 * s for g, s in predictor.seconds(setup, load).items()} for load in LOADS}
+    calibrated = Predictor(predictor.model, Present(setup, twice))
+    other = weights_setup(found, "q4")
+    raw, told = predictor.seconds(other, "decode"), calibrated.seconds(other, "decode")
+    assert told["up"] == pytest.approx(raw["up"])
+    assert told["attention"] == pytest.approx(2 * raw["attention"])
+    assert calibrated.seconds(other, "prefill")["attention"] == pytest.approx(
+        predictor.seconds(other, "prefill")["attention"]  # in integers now: another kernel, too
+    )
+    wider = replace(setup, streams=4)
+    assert calibrated.seconds(wider, "decode")["up"] == pytest.approx(
+        2 * predictor.seconds(wider, "decode")["up"]
+    )

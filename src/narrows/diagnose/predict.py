@@ -126,6 +126,15 @@ class Present:
     sampling_s: float = 0.0  # a step's drawing beyond taking the best token
 
 
+def same_kernels(now: Setup, then: Setup, load: Load) -> set[str]:
+    """Groups that the same kernels work for in both setups."""
+    before, after = ({op.group: op.format for op, _ in operators(setup, load)} for setup in (now, then))
+    same: set[str] = {group for group, kind in after.items() if before.get(group) == kind}
+    if load != "decode" and now.int8_attention != then.int8_attention:
+        same.discard("attention")
+    return same
+
+
 class Predictor:
     """Predicts other setups from the present one."""
 
@@ -134,15 +143,22 @@ class Predictor:
         self.present = present
 
     def seconds(self, setup: Setup, load: Load) -> dict[str, float]:
-        """By group, of one unit: measured x predicted ratio where something was measured."""
+        """By group, of one unit: measured x predicted ratio where something was measured.
+
+        A group whose matrices change their format is another kernel's work: what this one's predictions are
+        off by says nothing of the other's.
+        """
         predicted = self.model.seconds(setup, load)
         measured = self.present.loads.get(load)
         if measured is None:
             return predicted
         now = self.model.seconds(self.present.setup, load)
         steps = len(steps_of(setup, load)) / len(steps_of(self.present.setup, load))
+        same = same_kernels(self.present.setup, setup, load)
         found = {
-            group: measured[group] * seconds / now[group] if now.get(group) and group in measured else seconds
+            group: measured[group] * seconds / now[group]
+            if now.get(group) and group in measured and group in same
+            else seconds
             for group, seconds in predicted.items()
         }
         found[OUTSIDE] = measured.get(OUTSIDE, 0.0) * steps

@@ -139,10 +139,19 @@ function loadSeconds(data, setup, load) {
       : data.rates.step_s * steps.length;
   }
   for (const op of ops) {
-    const scale = (data.scale[load][op.group] ?? 1) * data.kinds[setup.kind].waiting;
+    const scale = scaleOf(data, setup.kind, load, op) * data.kinds[setup.kind].waiting;
     found[op.group] = (found[op.group] ?? 0) + op.count * opSeconds(op, near, data.rates) * scale;
   }
   return found;
+}
+
+// Measured over predicted, where the same kernels are at work: same_kernels() of diagnose/predict.py.
+function scaleOf(data, kind, load, op) {
+  const now = data.kinds.now, other = data.kinds[kind];
+  if (op.group === "attention" && load !== "decode" && now.int8_attention !== other.int8_attention) return 1;
+  const before = now.linears.find((linear) => linear.group === op.group);
+  if (before && before.format !== op.format) return 1;
+  return data.scale[load][op.group] ?? 1;
 }
 
 function stepsOf(data, setup, load) {
