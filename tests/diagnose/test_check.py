@@ -41,7 +41,7 @@ def test_rounds_with_others_on_the_cores_are_run_again_and_left_out(
 ) -> None:
     setup: Setup = question(subject(tmp_path), workload(64, 16, 2)).setup(2)
     sides = [(5.0, 0.4), (5.0, 0.9), (3.0, 0.95), (2.0, 0.95), (1.0, 0.3), (1.0, 0.9), (3.5, 0.9), (2.5, 0.9)]
-    taken = iter([(Timed(seconds, 1, {}, seconds), quiet) for seconds, quiet in sides])
+    taken = iter([(Timed(seconds, 1, {}), quiet) for seconds, quiet in sides])
     monkeypatch.setattr(check, "_turn", lambda *_: next(taken))
     runner = ScriptedRunner()
     tracer = Tracer(runner, runner.clock)

@@ -145,7 +145,7 @@ def test_throttling_and_stolen_time_are_told_from_what_the_kernel_counted(tmp_pa
     assert shares(told(throttled))["throttling"] == pytest.approx(0.4)
     stolen = as_if_measured(plain, spell=replace(QUIET, steal_s=10.0))
     assert shares(told(stolen))["steal"] == pytest.approx(0.25)
-    busy = as_if_measured(plain, spell=QUIET, disturbed=4.0)
+    busy = as_if_measured(plain, spell=QUIET, quiet=0.25)
     assert shares(told(busy))["neighbours"] == pytest.approx(0.75)
     assert not {"throttling", "steal", "paging", "neighbours"} & set(
         shares(told(as_if_measured(plain, spell=QUIET)))

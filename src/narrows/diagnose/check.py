@@ -18,6 +18,7 @@ from narrows.diagnose.calibrate import with_barriers
 from narrows.diagnose.candidate import WEIGHTS, weights_setup
 from narrows.diagnose.observe import BEGINNING, WRITING_S, Observed, Question, Tell
 from narrows.diagnose.predict import CostModel, Predictor, Present
+from narrows.diagnose.process import cpu_clock, cpu_share
 from narrows.diagnose.remedies import BATCHES, CHUNKS
 from narrows.diagnose.setup import Load, Setup
 from narrows.diagnose.trace import Timed, Tracer
@@ -181,9 +182,9 @@ def by_turns(
 
 def _turn(tracer: Tracer, setup: Setup, load: Load) -> tuple[Timed, float]:
     """(a unit, share of the CPU time that was got)."""
-    began = time.perf_counter(), time.process_time()
+    began = cpu_clock()
     timed = tracer.measure(setup, load, work_s=TURN_S, least=1)
-    return timed, _share(began, setup.threads)
+    return timed, cpu_share(began, setup.threads)
 
 
 def _speculation(seen: Observed, started: Started, rounds: int) -> Iterator[Check]:
@@ -204,18 +205,12 @@ def _speculation(seen: Observed, started: Started, rounds: int) -> Iterator[Chec
     )
     plain, guessed, quiet = [], [], []
     for _ in range(rounds):
-        began = time.perf_counter(), time.process_time()
+        began = cpu_clock()
         plain.append(len(written) / _spoken(started, request, "off"))
         guessed.append(len(written) / _spoken(started, request, "on"))
-        quiet.append(_share(began, findings.setup.threads))
+        quiet.append(cpu_share(began, findings.setup.threads))
     best = max(quiet)
     yield Check("speculation", "decode", max(plain) * predicted, max(guessed), "tokens/s", best)
-
-
-def _share(began: tuple[float, float], threads: int) -> float:
-    """Of the CPU time that so many threads could have had since (wall, CPU) seconds, what was got."""
-    wall_s, cpu_s = time.perf_counter() - began[0], time.process_time() - began[1]
-    return min(1.0, cpu_s / max(wall_s * threads, 1e-9))
 
 
 def _spoken(started: Started, request: GenerationRequest, kind: str) -> float:

@@ -40,7 +40,7 @@ class Findings:
     attention: AttentionKind = "auto"  # as asked for
     loading: LoadingTimes | None = None
     spell: Spell | None = None
-    disturbed: float = 1.0  # median over undisturbed seconds of a decode step
+    quiet: float = 1.0  # share of the CPU time asked for that was got while loads were timed
     link: Link | None = None
     hosts: int = 1
 

@@ -12,14 +12,13 @@ from typing import Final
 from narrows.diagnose.findings import Findings
 from narrows.diagnose.hosts import all_reduce_seconds
 from narrows.diagnose.loading import PHASES
-from narrows.report import Verdict
+from narrows.report import QUIET, Verdict
 from narrows.runners.memory import shown_bytes
 
 LEAST_SHARE: Final = 0.02
 PAGE_BYTES: Final = 4096
 FAULT_S: Final = 1e-4  # of a page from an SSD where no disk was measured
 THROTTLED: Final = 0.01  # of the time measured
-DISTURBED: Final = 1.25  # median over undisturbed time of a step
 STOLEN: Final = 0.05  # of the CPUs' time
 
 
@@ -95,12 +94,12 @@ def _threads(findings: Findings) -> Iterator[Verdict]:
 
 
 def _disturbed(findings: Findings) -> Iterator[Verdict]:
-    if findings.disturbed >= DISTURBED:
+    if findings.quiet < QUIET:
         words = (
-            "Something else uses these cores: half of the decode steps took at least "
-            f"{findings.disturbed:.2g} times as long as undisturbed ones, which all other figures are of."
+            f"Something else uses these cores: this process got {findings.quiet:.0%} of the CPU time that "
+            "its threads asked for, and all other figures are as good as that."
         )
-        yield Verdict("neighbours", 1 - 1 / findings.disturbed, "request", words)
+        yield Verdict("neighbours", 1 - findings.quiet, "request", words)
     spell = findings.spell
     if spell is None or spell.seconds <= 0:
         return

@@ -20,7 +20,7 @@ from narrows.diagnose.loading import Started, start
 from narrows.diagnose.measured import MeasuredCeilings
 from narrows.diagnose.options import ModelChoice
 from narrows.diagnose.predict import CostModel, Predictor, Present, ProfileCeilings
-from narrows.diagnose.process import between, read_process
+from narrows.diagnose.process import between, cpu_clock, cpu_share, read_process
 from narrows.diagnose.roofline import phase
 from narrows.diagnose.setup import LOADS, Setup
 from narrows.diagnose.subject import Subject
@@ -157,9 +157,12 @@ def _observe(question: Question, setup: Setup, started: Started, tell: Tell) -> 
     tracer = Tracer(started.runner)
     ceilings = MeasuredCeilings(question.profile)
     timed: dict[str, Timed] = {}
+    shares: list[float] = []
     for load in LOADS:
         tell(f"timing {load}")
+        began = cpu_clock()
         timed[load] = tracer.measure(setup, load)
+        shares.append(cpu_share(began, setup.threads))
     tell("timing the host")
     host = HostTimes(0.0, 0.0, 0.0)
     if started.tokenizer is not None:
@@ -185,9 +188,8 @@ def _observe(question: Question, setup: Setup, started: Started, tell: Tell) -> 
     phases: dict[str, PhaseReport] = {
         load: phase(setup, load, timed[load].groups, model, "measured") for load in LOADS
     }
-    disturbed = timed["decode"].median_s / timed["decode"].seconds
     findings = _findings(
-        question, setup, predictor, phases, loading=started.loading, spell=spell, disturbed=disturbed
+        question, setup, predictor, phases, loading=started.loading, spell=spell, quiet=min(shares)
     )
     tell("trying guesses")
     return Observed(findings, _drafting(findings, started), started, ceilings)

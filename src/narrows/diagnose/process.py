@@ -62,6 +62,17 @@ def read_process(root: Path = Path("/")) -> Readings:
     )
 
 
+def cpu_clock() -> tuple[float, float]:
+    """(wall, this process's CPU) seconds, to be given to cpu_share later."""
+    return time.perf_counter(), time.process_time()
+
+
+def cpu_share(began: tuple[float, float], threads: int) -> float:
+    """Of the CPU time that so many busy threads could have had since `began`, what this process got."""
+    now = cpu_clock()
+    return min(1.0, (now[1] - began[1]) / max((now[0] - began[0]) * threads, 1e-9))
+
+
 def between(before: Readings, after: Readings) -> Spell:
     def gone(first: float | None, last: float | None) -> float | None:
         return None if first is None or last is None else max(0.0, last - first)

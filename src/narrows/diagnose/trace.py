@@ -46,13 +46,12 @@ class Timed:
     """One unit, undisturbed: the median of the fastest tenth. `groups` add up to `seconds`, with OUTSIDE.
 
     Ceilings are the best of several tries, and so must be what is laid against them: on a machine that others
-    use too, the median unit says more about them. `median_s` is kept to tell how much.
+    use too, the median unit says more about them.
     """
 
     seconds: float
     units: int
     groups: dict[str, float]
-    median_s: float
 
 
 class Tracer:
@@ -161,4 +160,4 @@ def _timed(units: list[tuple[float, dict[str, float]]]) -> Timed:
     names = fastest[0][1]
     groups = {name: statistics.median(inside[name] for _, inside in fastest) for name in names}
     groups[OUTSIDE] = max(0.0, seconds - sum(groups.values()))
-    return Timed(seconds, len(units), groups, statistics.median(unit_s for unit_s, _ in units))
+    return Timed(seconds, len(units), groups)
