@@ -6,7 +6,7 @@ read once, multiply-adds counted as int8 ones (a float one is worth four: models
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from narrows.diagnose.predict import OUTSIDE, CostModel, Seconds
@@ -66,7 +66,9 @@ def phase(setup: Setup, load: Load, seconds: Seconds, model: CostModel, source: 
     ops = []
     for group, work in work_of(setup, load).items():
         took = seconds.get(group, 0.0)
-        ceiling, fraction = nearest(work, took, near, model.rates)
+        # Rows that are looked up share cache lines: their bytes are an upper bound, no traffic.
+        traffic = replace(work, read_bytes=0) if group == "other" else work
+        ceiling, fraction = nearest(traffic, took, near, model.rates)
         share = took / total if total else 0.0
         ops.append(OpReport(group, took, share, work.read_bytes, work.flops, ceiling, fraction))
     steps = steps_of(setup, load)
