@@ -12,8 +12,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "narrows"
 LAYERS = (
-    {"_core"},
-    {"report", "recipe", "artifact", "errors"},
+    {"_core", "errors"},
+    {"report", "recipe", "artifact"},
     {"kernels"},
     {"models", "machine"},
     {"runners"},

@@ -209,7 +209,6 @@ def _narrowed_attention(
 ) -> Iterator[OpCost]:
     """All rows store their keys and values; only those whose logits are wanted, the last ones, attend."""
     rows, logits = _rows(step)
-    heads = (layer.heads + layer.kv_heads) * layer.head_dim
     pairs = sum(visible_pairs(chunk.num_tokens, chunk.start, layer.window) for chunk in step)
     last = tuple(
         replace(chunk, num_tokens=chunk.num_logits, start=chunk.start + chunk.num_tokens - chunk.num_logits)
@@ -222,7 +221,7 @@ def _narrowed_attention(
         rows=rows - logits,
         flops=4 * layer.heads * layer.head_dim * pairs - sum(op.flops for op in attending),
         kv_written_bytes=(rows - logits) * kv_row_bytes(layer, kv),
-        activation_bytes=2 * (rows - logits) * heads * FLOAT_BYTES * layer.kv_heads // layer.heads,
+        activation_bytes=2 * (rows - logits) * layer.kv_heads * layer.head_dim * FLOAT_BYTES,
         stages=1,
     )
     yield from attending

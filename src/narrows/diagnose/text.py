@@ -1,0 +1,176 @@
+"""A Report as text for a terminal: figures, phases against ceilings, verdicts, remedies, checks.
+
+In: Report. Out: lines. No numbers are made here.
+"""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from narrows.report import Check, Figures, PhaseReport, Remedy, Report, Verdict
+
+WIDTH = 110
+WORTH = 1.02  # a gain below this is no gain
+SHOWN = 12  # remedies
+
+
+def lines(report: Report) -> list[str]:
+    return [
+        *_head(report),
+        "",
+        *_now(report),
+        *(line for phase in report.phases for line in ("", *_phase(phase))),
+        "",
+        "Why",
+        *(line for verdict in report.verdicts for line in _verdict(verdict)),
+        "",
+        *_remedies(report),
+        *(["", *check_lines(report.checks)] if report.checks else []),
+        *(
+            ["", "Notes", *(line for note in report.notes for line in _wrapped(f"- {note}", 2))]
+            if report.notes
+            else []
+        ),
+    ]
+
+
+def seconds(value: float) -> str:
+    """Three digits and a unit."""
+    if value >= 1:
+        return f"{value:.3g} s"
+    if value >= 1e-3:
+        return f"{value * 1e3:.3g} ms"
+    return f"{value * 1e6:.3g} us"
+
+
+def three(value: float) -> str:
+    """Three digits, thousands apart."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def size(num_bytes: float) -> str:
+    for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= power:
+            return f"{num_bytes / power:.3g} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    pad = " " * indent
+    return textwrap.wrap(text, WIDTH, initial_indent=pad, subsequent_indent=pad + "  ")
+
+
+def _head(report: Report) -> Iterator[str]:
+    model, machine, workload = report.model, report.machine, report.workload
+    yield (
+        f"{model.name}: {model.family}, {model.parameters / 1e6:,.4g} M weights in {model.layers} layers, "
+        f"{model.weights}"
+    )
+    yield (
+        f"on {machine.cpu or 'this CPU'} ({machine.isa}), {machine.threads} "
+        f"thread{'s' if machine.threads > 1 else ''}: {machine.gb_per_s:.3g} GB/s, {machine.gmac_per_s:.3g} "
+        f"int8 GMAC/s, {machine.source}"
+    )
+    rate = "" if workload.requests_per_s is None else f", {workload.requests_per_s:.3g} requests a second"
+    yield (
+        f"under {workload.name}: {workload.prompt_tokens:,} tokens in, {workload.output_tokens:,} out, "
+        f"{workload.streams} stream{'s' if workload.streams > 1 else ''} at once{rate}"
+    )
+    for missing in model.missing:
+        yield from _wrapped(f"not known: {missing}", 0)
+
+
+def _now(report: Report) -> Iterator[str]:
+    now = report.now
+    yield (
+        f"now: first token after {seconds(now.ttft_s)}, then one every {seconds(now.tpot_s)}; "
+        f"{three(now.tokens_per_s)} tokens/s in all; {size(now.memory_bytes)} of weights and pages"
+    )
+    if now.stall_s:
+        yield f"     a stream waits up to {seconds(now.stall_s)} for a token while another prompt is read"
+
+
+def _phase(phase: PhaseReport) -> Iterator[str]:
+    unit = {
+        "prefill": f"a prompt of {phase.tokens:,} tokens",
+        "decode": f"a token of each of {phase.streams} streams at {phase.context:,} tokens",
+        "mixed": f"{phase.tokens - phase.streams + 1:,} prompt tokens beside {phase.streams - 1} streams",
+    }[phase.name]
+    yield f"{phase.name}, {unit}: {seconds(phase.seconds)}, {phase.source}"
+    yield f"  {'group':10} {'time':>9} {'share':>6} {'bytes':>9} {'MFLOP':>10}  of which ceiling"
+    for op in sorted(phase.ops, key=lambda op: -op.seconds):
+        near = (
+            f"{op.fraction:4.0%} of {op.ceiling}"
+            if op.ceiling != "overhead"
+            else f"{op.fraction:4.0%}: none is near"
+        )
+        yield (
+            f"  {op.group:10} {seconds(op.seconds):>9} {op.share:6.0%} {size(op.read_bytes):>9} "
+            f"{op.flops / 1e6:10,.4g}  {near}"
+        )
+    share = phase.outside_s / phase.seconds if phase.seconds else 0.0
+    yield (
+        f"  {'outside':10} {seconds(phase.outside_s):>9} {share:6.0%} {'':9} {'':10}  entering the core, "
+        "waking threads"
+    )
+
+
+def _verdict(verdict: Verdict) -> Iterator[str]:
+    of = "" if verdict.of == "request" else " of the first request after a start"
+    yield from _wrapped(f"{verdict.share:4.0%}{of}  {verdict.words}", 2)
+    for evidence in verdict.evidence:
+        yield from _wrapped(f"- {evidence}", 8)
+
+
+def _remedies(report: Report) -> Iterator[str]:
+    helpful = [remedy for remedy in report.remedies if remedy.gain >= WORTH]
+    yield f"What would help, by {report.target}"
+    for remedy in helpful[:SHOWN]:
+        yield from _remedy(remedy, report.now)
+    rest = len(report.remedies) - min(len(helpful), SHOWN)
+    if not helpful:
+        yield "  nothing that is known here"
+    if rest:
+        yield f"  ({rest} more that gain less or nothing; all are in --json)"
+
+
+def _remedy(remedy: Remedy, now: Figures) -> Iterator[str]:
+    then = remedy.figures
+    yield from _wrapped(f"{remedy.gain:.2f}x  [{remedy.low:.2f}, {remedy.high:.2f}]  {remedy.words}", 2)
+    yield (
+        f"        TTFT {seconds(then.ttft_s)}, TPOT {seconds(then.tpot_s)}, {three(then.tokens_per_s)} "
+        f"tokens/s, {size(then.memory_bytes)}"
+    )
+    if not remedy.quality.words.startswith("none"):
+        yield from _wrapped(f"quality: {remedy.quality.words} ({remedy.quality.source})", 8)
+    for note in remedy.notes:
+        yield from _wrapped(note, 8)
+    yield f"        {remedy.command or 'not available in this version'}"
+
+
+def check_lines(checks: Sequence[Check]) -> list[str]:
+    """Predicted against measured, and the median and 90th percentile of the undisturbed errors."""
+    made = ["Predicted, then measured"]
+    width = max([len(check.remedy) for check in checks], default=0)
+    for check in checks:
+        show = seconds if check.unit == "s" else three
+        unit = "" if check.unit == "s" else " " + check.unit
+        made.append(
+            f"  {check.remedy:{width}} {check.what:10} predicted {show(check.predicted):>9}, measured "
+            f"{show(check.measured):>9}{unit}  {check.error:+.1%}"
+            + ("" if check.is_quiet else f"  (only {check.quiet:.0%} of the CPU time: others were there)")
+        )
+    errors = sorted(abs(check.error) for check in checks if check.is_quiet)
+    if errors:
+        made.append(
+            f"  {len(errors)} undisturbed checks: median error {statistics.median(errors):.1%}, 90th "
+            f"percentile {percentile(errors, 0.9):.1%}, worst {errors[-1]:.1%}"
+        )
+    return made
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The least value that `share` of them do not exceed."""
+    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 100 * len(ordered)) // 100) - 1))]
