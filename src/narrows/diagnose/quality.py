@@ -14,6 +14,11 @@ OURS: Final = "benchmarks/format_quality.py, docs/decisions/2026-11-21-four-bit-
 SAME: Final = Quality("none: the same tokens, to the bit", "tests/runners, tests/engine")
 FLOATS: Final = Quality("none beyond the rounding of float sums in another order", "no measurement of ours")
 UNKNOWN: Final = Quality("unknown until measured on this model and its task", "no measurement of ours")
+KV8: Final = Quality(
+    "KL 0.0005 to 0.004 nats: hidden beside 4-bit weights, as much again as 8-bit ones lose"
+    " (measured on models of 0.3 and 4.3 million weights)",
+    "benchmarks/attention_quality.py, docs/decisions/2026-11-21-eight-bit-pages.md",
+)
 SMALL: Final = " (measured on models of 0.3 to 4.3 million weights, which suffer more than larger ones)"
 
 # kind of weights -> (mean KL, share of positions with the same first token, perplexity ratio), embedded model

@@ -14,7 +14,7 @@ from narrows.diagnose.candidate import WEIGHTS, Candidate, command, weights_setu
 from narrows.diagnose.drafting import Drafting
 from narrows.diagnose.errors_known import known_error
 from narrows.diagnose.findings import Findings
-from narrows.diagnose.quality import SAME, UNKNOWN, of_weights
+from narrows.diagnose.quality import KV8, SAME, of_weights
 from narrows.diagnose.remedies_elsewhere import elsewhere
 from narrows.diagnose.setup import Setup
 from narrows.engine.speculation import AUTO_STEP_S
@@ -116,9 +116,8 @@ def _keys(findings: Findings, present: Mapping[str, str]) -> Iterator[Candidate]
         "kv:int8",
         "keys and values in 8 bits",
         findings.predictor.figures(replace(findings.setup, kv="int8")),
-        UNKNOWN,
+        KV8,
         command(findings, present, {"kv-dtype": "int8"}),
-        ("bytes only: what unpacking them costs is not counted",),
     )
 
 
