@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import http.client
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -53,8 +54,18 @@ def vanish(server: RunningServer) -> None:
     server.raw(post_bytes(CHAT, b"x" * 100)[:-50]).close()
 
 
+NUMBERS = itertools.count()
+
+
+def ask_anew(server: RunningServer) -> None:
+    """A text that was never sent before."""
+    messages = [{"role": "user", "content": f"number {next(NUMBERS)}"}]
+    ask(server, CHAT, {**ASK, "messages": messages, "max_tokens": 1})
+
+
 KINDS: dict[str, Callable[[RunningServer], None]] = {
     "answer": chat(),
+    "new text": ask_anew,
     "stream": chat(stream=True, stream_options={"include_usage": True}),
     "logprobs": chat(logprobs=True, top_logprobs=3),
     "choices": chat(n=3, seed=1),
