@@ -6,7 +6,10 @@ import asyncio
 import json
 import random
 import socket
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from serve_harness import ASK, RunningServer, post_bytes, running_server, wait_for
@@ -42,6 +45,55 @@ def test_a_client_that_leaves_ends_its_work_within_a_step(stream: bool, n: int) 
         # The step under way when the connection closed, and the one that began before the abort arrived.
         assert server.engine.stats().output_tokens_total - before <= 2 * n
         assert server.engine.stats().finished_abort_total == n
+
+
+def reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    connection.close()
+
+
+@contextmanager
+def stopped_loop(server: RunningServer) -> Iterator[None]:
+    """What happens meanwhile is found by the server within one turn of its event loop."""
+    has_stopped, may_go_on = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        has_stopped.set()
+        may_go_on.wait()
+
+    server.server.servers[0].get_loop().call_soon_threadsafe(stop)
+    has_stopped.wait()
+    try:
+        yield
+    finally:
+        may_go_on.set()
+
+
+def half_close(connection: socket.socket) -> None:
+    connection.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("leave", [reset, half_close])
+def test_a_closed_connection_is_not_written_to(
+    leave: Callable[[socket.socket], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With many events ready at once: asyncio warns of every write but the first five."""
+    runner = FakeRunner()
+    with running_server(runner=runner) as server:
+        connection = ask_raw(server, stream=True)
+        assert b" 200 " in connection.recv(4096)
+        with stopped_loop(server):
+            before = server.engine.stats().output_tokens_total
+            wait_for(lambda: server.engine.stats().output_tokens_total - before > 20)
+            runner.gate.clear()
+            leave(connection)
+        # The runner gives nothing meanwhile: what has come already is not sent, and ends the request.
+        wait_for(lambda: server.service.num_under_way == 0)
+        runner.gate.set()
+        wait_for(server.is_idle)
+        assert server.engine.stats().finished_abort_total == 1
+        connection.close()
+    assert caplog.text == ""
 
 
 def test_a_client_that_leaves_the_queue_is_never_run() -> None:
@@ -166,9 +218,7 @@ def test_half_closed_and_silent_connections_disturb_nobody(server: RunningServer
         b"\x16\x03\x01\x02\x00",
     )
     silent = [server.raw(opening) for opening in openings]
-    reset = ask_raw(server, stream=True)
-    reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-    reset.close()
+    reset(ask_raw(server, stream=True))
     assert_serves(server)
     for connection in (half_closed, *silent):
         connection.close()

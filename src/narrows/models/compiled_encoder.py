@@ -20,7 +20,13 @@ import tokenizers
 from narrows.errors import InvalidModel
 from narrows.kernels.byte_pairs import VERSION, CompiledFile, content_checksum, read_compiled, write_compiled
 from narrows.kernels.cache import CacheEntry, cache_entry, cache_folder
-from narrows.models.encoder import Encoder, LibraryEncoder, parse_library, read_tokenizer_json
+from narrows.models.encoder import (
+    Encoder,
+    LibraryEncoder,
+    bound_kept_words,
+    parse_library,
+    read_tokenizer_json,
+)
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +42,7 @@ class CompiledEncoder:
         facts = file.facts
         self._pairs = file.pairs
         self._skeleton = tokenizers.Tokenizer.from_str(facts["skeleton"])
+        bound_kept_words(self._skeleton)
         self._texts: dict[int, str] = dict(facts["texts"])
         self._ids: dict[str, int] = dict(facts["ids"])
         self._read_library = read_library

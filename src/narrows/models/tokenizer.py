@@ -26,10 +26,13 @@ TOKEN_NAMES: Final = (
     "cls_token",
     "mask_token",
 )
+MAX_KEPT_TOKENS: Final = 32_768  # about 100 bytes each; finding out again takes three microseconds
 
 
 class Tokenizer:
-    """Thread-safe: encoding holds no state, and the byte cache only ever gains equal entries."""
+    """Thread-safe: encoding holds no state, and the byte cache, of MAX_KEPT_TOKENS at most, only ever gains
+    equal entries.
+    """
 
     def __init__(
         self,
@@ -111,7 +114,8 @@ class Tokenizer:
             special = token_id in self.special_ids or not 0 <= token_id < self._limit
             token = None if special else self._encoder.token(token_id)
             known = b"" if token is None else self._decoder.to_bytes(token)
-            self._bytes[token_id] = known
+            if len(self._bytes) < MAX_KEPT_TOKENS:
+                self._bytes[token_id] = known
         return known
 
     def token_id(self, token: str) -> int | None:

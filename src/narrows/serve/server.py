@@ -17,6 +17,7 @@ import uvicorn
 from narrows.errors import InvalidConfig
 from narrows.serve.app import create_app
 from narrows.serve.config import ServeConfig
+from narrows.serve.connection import WatchedConnection
 from narrows.serve.service import Service
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class DrainingServer(uvicorn.Server):
                 log_config=None,  # the root logger's settings hold for uvicorn as well
                 access_log=logger.isEnabledFor(logging.DEBUG),
                 lifespan="off",
+                http=WatchedConnection,
                 ws="none",
                 backlog=BACKLOG,
                 h11_max_incomplete_event_size=HEAD_BYTES,

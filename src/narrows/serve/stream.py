@@ -10,12 +10,13 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
+from narrows.serve.connection import closing_check
 from narrows.serve.problems import problem_of
 
 logger = logging.getLogger(__name__)
@@ -74,9 +75,11 @@ class EventStream:
         self._send_timeout_s = send_timeout_s
         self._last_sent_s = 0.0
         self._send_began_s: float | None = None
+        self._is_closing: Callable[[], bool] = lambda: False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._headers.items()]
+        self._is_closing = closing_check(scope)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         self._last_sent_s = time.monotonic()
         sender = asyncio.create_task(self._send_all(send))
@@ -85,8 +88,12 @@ class EventStream:
             await self._watch(sender, gone, send)
         finally:
             # Closing the events aborts the work behind them, whatever ended this response.
-            await _cancel(sender, gone)
+            await _cancel(sender)
             await self._events.aclose()
+            if self._is_closing():
+                # uvicorn takes a response that ends early for our fault, until it knows of the disconnect.
+                await asyncio.wait({gone}, timeout=self._send_timeout_s)
+            await _cancel(gone)
 
     async def _watch(self, sender: asyncio.Task[None], gone: asyncio.Task[None], send: Send) -> None:
         """Pings and timeouts live here, so that a token on its way to the client costs one `send` and no
@@ -99,32 +106,37 @@ class EventStream:
             now_s = time.monotonic()
             if sender.done():
                 return sender.result()
-            if gone.done():
+            if gone.done() or self._is_closing():
                 return None
             if self._send_began_s is not None:
                 if now_s - self._send_began_s > self._send_timeout_s:
                     logger.warning("dropping a client that has read nothing for %g s", self._send_timeout_s)
                     return None
             elif now_s - self._last_sent_s >= 0.9 * self._ping_interval_s:
-                with suppress(TimeoutError):
+                with suppress(TimeoutError, ClientGone):
                     await asyncio.wait_for(self._send(send, PING), self._send_timeout_s)
 
     async def _send_all(self, send: Send) -> None:
         try:
             async for data in self._events:
                 await self._send(send, data)
-        except OSError:  # the connection broke while writing
+        except (OSError, ClientGone):  # the connection broke while writing
             return
         except Exception as error:
             # The status line is long gone: the error travels as an event, which OpenAI's clients raise.
             problem = problem_of(error)
             if problem.status >= 500:
                 logger.exception("a stream failed: %s", problem.message)
-            await self._send(send, event(problem.body))
+            with suppress(OSError, ClientGone):
+                await self._send(send, event(problem.body))
+        if self._is_closing():
+            return
         with suppress(OSError):
             await send({"type": "http.response.body", "body": DONE, "more_body": False})
 
     async def _send(self, send: Send, data: bytes) -> None:
+        if self._is_closing():
+            raise ClientGone
         self._send_began_s = time.monotonic()
         await send({"type": "http.response.body", "body": data, "more_body": True})
         self._last_sent_s = time.monotonic()
