@@ -2,7 +2,7 @@
 // as a fraction of the memory bandwidth, prefill (64..512 rows) as a fraction of the multipliers, both
 // measured in the same run and interleaved with the kernels. Best of all rounds, segment by segment. Last
 // line: JSON.
-//   linear_bench [f32|f16|bf16|p8|p4|p4z] [group=128] [rounds=7]     NARROWS_ISA chooses the kernels
+//   linear_bench [f32|f16|bf16|p8|p44|p4|p4z] [group=128] [rounds=7]     NARROWS_ISA chooses the kernels
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -58,6 +58,7 @@ struct WeightSet {
                  : f == "f16"  ? Format::F16
                  : f == "bf16" ? Format::BF16
                  : f == "p8"   ? Format::P8
+                 : f == "p44"  ? Format::P44
                                : Format::P4;
       w.group = w.quantized() ? options.group : 0;
       w.has_zero = f == "p4z";
@@ -237,9 +238,9 @@ int main(int argc, char** argv) {
   if (argc > 2) options.group = std::atoi(argv[2]);
   if (argc > 3) options.rounds = std::atoi(argv[3]);
   const bool group_ok = options.group == 32 || options.group == 64 || options.group == 128;
-  const std::string formats = " f32 f16 bf16 p8 p4 p4z ";
+  const std::string formats = " f32 f16 bf16 p8 p44 p4 p4z ";
   if (formats.find(" " + options.format + " ") == std::string::npos || !group_ok || options.rounds < 1) {
-    std::fprintf(stderr, "usage: linear_bench [f32|f16|bf16|p8|p4|p4z] [32|64|128] [rounds >= 1]\n");
+    std::fprintf(stderr, "usage: linear_bench [f32|f16|bf16|p8|p44|p4|p4z] [32|64|128] [rounds >= 1]\n");
     return 2;
   }
   ThreadPool pool(effective_cpus());
