@@ -8,7 +8,7 @@ measured. How long it takes on a machine is step_time.py's question.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 from narrows.kernels.formats import KV_BLOCK, PANEL, FormatName, KvKind, PackedShape, round_up
@@ -32,6 +32,7 @@ FEW_ROWS: Final = 4  # up to here every thread prepares all inputs itself, which
 WHOLE_ROWS: Final = 16  # longer chunks store all keys first and attend after one more barrier
 GROUP_VECTORS: Final = 8  # (row, head) pairs multiplied together; no more of them read the pages as they are
 ATTEND_ROWS: Final[dict[Attention, int]] = {"pages": 32, "floats": 32, "integers": 64}  # of a task
+PLANE_ROWS: Final = 8  # rows of logits up to which the best are looked for in the upper plane of the head
 INT8_VECTORS: Final = 128  # (row, head) pairs that walk the keys together in integers
 KEY_CHUNK: Final = 256  # keys, aligned to position 0
 
@@ -219,11 +220,16 @@ def _tiled_pairs(layer: LayerSpec, chunk: Chunk) -> int:
 
 
 def _frame(spec: TransformerSpec, formats: Formats, step: tuple[Chunk, ...]) -> tuple[OpCost, OpCost]:
-    """Head and, as "other", embedding and sampling."""
+    """Head and, as "other", embedding and sampling.
+
+    Few rows are taken to be greedy: they read the upper plane of a head in two, and panels of the lower one of
+    which nobody knows in advance how many; these are not counted.
+    """
     shape = head_shape(spec, formats)
     rows, logits = (sum(getattr(chunk, name) for chunk in step) for name in ("num_tokens", "num_logits"))
     # A row of a packed embedding lies across its panel's lines: all of them are read.
-    row_bytes = shape.panel_bytes if spec.head is None else spec.hidden * FLOAT_BYTES
+    panel_bytes = shape.panel_bytes + shape.lower_bytes
+    row_bytes = panel_bytes if spec.head is None else spec.hidden * FLOAT_BYTES
     other = OpCost(
         "other",
         rows=rows,
@@ -231,4 +237,7 @@ def _frame(spec: TransformerSpec, formats: Formats, step: tuple[Chunk, ...]) -> 
         activation_bytes=(rows * spec.hidden + logits * spec.vocab) * FLOAT_BYTES,
         stages=1,
     )
-    return _linear("head", shape, logits, outputs=spec.vocab, stages=2), other
+    head = _linear("head", shape, logits, outputs=spec.vocab, stages=2)
+    if shape.lower_bytes and 0 < logits <= PLANE_ROWS:
+        return replace(head, weight_bytes=shape.first_bytes, stages=head.stages + 2), other
+    return head, other
