@@ -31,7 +31,10 @@ from narrows.runners.plan import PackPlan, Recipe, make_plan
 from narrows.runners.weights import PackedWeights
 
 GROUP = 128
-HEADS = {"q8": "q8", "q4": "q4"}  # one panel of noise over and over: two planes could not tell its tokens apart
+HEADS = {
+    "q8": "q8",
+    "q4": "q4",
+}  # one panel of noise over and over: two planes could not tell its tokens apart
 STEP_TOKENS = 512
 GREEDY = SamplingParams(temperature=0.0)
 POSITIONS = 40960

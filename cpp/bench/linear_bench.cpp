@@ -2,7 +2,8 @@
 // as a fraction of the memory bandwidth, prefill (64..512 rows) as a fraction of the multipliers, both
 // measured in the same run and interleaved with the kernels. Best of all rounds, segment by segment. Last
 // line: JSON.
-//   linear_bench [f32|f16|bf16|p8|p44|upper|p4|p4z] [group=128] [rounds=7]     NARROWS_ISA chooses the kernels
+//   linear_bench [f32|f16|bf16|p8|p44|upper|p4|p4z] [group=128] [rounds=7]     NARROWS_ISA chooses the
+//   kernels
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -54,13 +55,13 @@ struct WeightSet {
       w.n = n;
       w.k = k;
       const std::string& f = options.format;
-      w.format = f == "f32"    ? Format::F32
-                 : f == "f16"  ? Format::F16
-                 : f == "bf16" ? Format::BF16
-                 : f == "p8"   ? Format::P8
-                 : f == "p44"  ? Format::P44
+      w.format = f == "f32"     ? Format::F32
+                 : f == "f16"   ? Format::F16
+                 : f == "bf16"  ? Format::BF16
+                 : f == "p8"    ? Format::P8
+                 : f == "p44"   ? Format::P44
                  : f == "upper" ? Format::P44
-                               : Format::P4;
+                                : Format::P4;
       w.group = w.quantized() ? options.group : 0;
       w.has_zero = f == "p4z";
       shapes.push_back(w);
@@ -139,8 +140,9 @@ double run_s(const WeightSet& set, int begin, int end, const Batch& batch, const
         const int32_t units = (w.panels() + 2) / 3, threads = pool.size();
         const int32_t p = units * thread / threads * 3;
         const int32_t p_end = std::min(w.panels(), units * (thread + 1) / threads * 3);
-        (set.upper ? kernels.linear_upper : kernels.linear)(w, p, p_end, batch.activations[i], batch.out[i] + p * kPanel, w.n,
-                       scratch[static_cast<size_t>(thread)]);
+        (set.upper ? kernels.linear_upper : kernels.linear)(w, p, p_end, batch.activations[i],
+                                                            batch.out[i] + p * kPanel, w.n,
+                                                            scratch[static_cast<size_t>(thread)]);
       }
     }
     busy_s[static_cast<size_t>(thread) * 8] = bench::thread_cpu_s() - thread_start;
@@ -244,7 +246,8 @@ int main(int argc, char** argv) {
   const bool group_ok = options.group == 32 || options.group == 64 || options.group == 128;
   const std::string formats = " f32 f16 bf16 p8 p44 upper p4 p4z ";
   if (formats.find(" " + options.format + " ") == std::string::npos || !group_ok || options.rounds < 1) {
-    std::fprintf(stderr, "usage: linear_bench [f32|f16|bf16|p8|p44|upper|p4|p4z] [32|64|128] [rounds >= 1]\n");
+    std::fprintf(stderr,
+                 "usage: linear_bench [f32|f16|bf16|p8|p44|upper|p4|p4z] [32|64|128] [rounds >= 1]\n");
     return 2;
   }
   ThreadPool pool(effective_cpus());

@@ -36,7 +36,7 @@ struct WorkerBuffers {
   uint8_t* linear = nullptr;
   float* excess = nullptr;    // [panels of a head in two planes]
   int32_t* panels = nullptr;  // likewise
-  InputBuffer few;  // [kFewRows]
+  InputBuffer few;            // [kFewRows]
 };
 
 class StepBuffers {

@@ -17,8 +17,8 @@ bool wants_logits(const SequenceInput& sequence, int32_t index) {
   return sequence.draws(index);
 }
 
-/// Sampler::reach() of a row, where the head can do with less than all logits. A cap on logits can make ties of
-/// them, and then those that were not looked at would count.
+/// Sampler::reach() of a row, where the head can do with less than all logits. A cap on logits can make ties
+/// of them, and then those that were not looked at would count.
 int32_t reach(const Model& model, const SequenceInput& sequence, int32_t index) {
   if (model.head.w.format != Format::P44 || model.final_softcap > 0) return 0;
   if (sequence.targets != nullptr && sequence.targets[index] >= 0) return 0;

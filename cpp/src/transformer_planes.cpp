@@ -1,6 +1,6 @@
 // The largest logits of a few rows from a head in two planes. The upper plane is read for all channels; both
-// planes then only for the panels that can hold one of the logits wanted. What the upper plane leaves out of a
-// logit is the sum over k of scale * (lower - 7.5) * x[k]: with signs that know nothing of x its standard
+// planes then only for the panels that can hold one of the logits wanted. What the upper plane leaves out of
+// a logit is the sum over k of scale * (lower - 7.5) * x[k]: with signs that know nothing of x its standard
 // deviation is `rest` * |x|, and a panel is passed over where a logit wanted would have to be more than
 // kDeviations of them above what the upper plane says.
 //
@@ -140,7 +140,8 @@ void StepWorker::set_threshold(int32_t row, PlaneSearch* search) const {
   search->threshold[row] = threshold;
 }
 
-/// The panels that a row wants beside the seeds, which are in mine_.panels, into mine_.panels; returns how many.
+/// The panels that a row wants beside the seeds, which are in mine_.panels, into mine_.panels; returns how
+/// many.
 int32_t StepWorker::list_likely(const PlaneSearch& search, int32_t num_seeds) const {
   const StepBuffers& b = c_.buffers;
   const int32_t panels = c_.model.head.w.panels();

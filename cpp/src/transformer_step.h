@@ -64,8 +64,8 @@ struct PanelRange {
 /// three where a panel is on its own. Small matrices need smaller units to be shared evenly.
 int32_t unit_panels(int32_t panels, int threads, bool pairs);
 
-/// The search for the largest logits of a few rows by the upper plane of the head: what a thread knows of each
-/// row.
+/// The search for the largest logits of a few rows by the upper plane of the head: what a thread knows of
+/// each row.
 struct PlaneSearch {
   int32_t rows = 0;
   float margin[kPlaneRows];     // by which a logit may exceed what the upper plane says, per unit of `rest`

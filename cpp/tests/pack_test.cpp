@@ -47,8 +47,7 @@ void check_row(const Spec& spec, const PackedMatrix& w, int32_t row, const float
       if (spec.format == Format::F32) CHECK(value == source[k]);
       if (spec.format == Format::F16) CHECK(value == f16_to_float(float_to_f16(source[k])));
       if (spec.format == Format::BF16) CHECK(value == bf16_to_float(float_to_bf16(source[k])));
-      if (whole_channels(spec))
-        CHECK_NEAR(value, source[k], step_bound(spec, low, high));
+      if (whole_channels(spec)) CHECK_NEAR(value, source[k], step_bound(spec, low, high));
       squares += (double{value} - source[k]) * (double{value} - source[k]);
     }
     // Single values may be further off: P4 takes the grid of the least squared error, and that may cut the

@@ -1,5 +1,5 @@
-// The head in two planes: the upper plane on its own, and the search that reads both planes of few panels. What
-// it draws is what all logits would have given.
+// The head in two planes: the upper plane on its own, and the search that reads both planes of few panels.
+// What it draws is what all logits would have given.
 #include <algorithm>
 #include <limits>
 
@@ -64,7 +64,8 @@ struct TwoPlanes {
 
 /// `count` sequences of one token each, with samplers of `params`: the tokens drawn.
 std::vector<int32_t> draw(Setup& s, const SamplingParams& params, int32_t seed, int32_t count) {
-  std::vector<int32_t> tokens = random_tokens(count, s.transformer.model().vocab, static_cast<uint32_t>(seed));
+  std::vector<int32_t> tokens =
+      random_tokens(count, s.transformer.model().vocab, static_cast<uint32_t>(seed));
   std::vector<int32_t> blocks(static_cast<size_t>(count));
   std::vector<Sampler> samplers;
   for (int32_t i = 0; i < count; ++i) {
@@ -137,7 +138,8 @@ TEST(the_upper_plane_is_the_middle_of_its_codes_and_rest_is_what_it_leaves_out) 
     std::vector<double> rest(static_cast<size_t>(w.panels()), 0.0);
     for (int32_t n = 0; n < w.n; ++n) {
       kernels_for(Isa::generic)->unpack_row(w, n, row.data());
-      const double scale = double{reinterpret_cast<const float*>(w.data + w.panel_bytes() * (n / 16))[n % 16]};
+      const double scale =
+          double{reinterpret_cast<const float*>(w.data + w.panel_bytes() * (n / 16))[n % 16]};
       double squares = 0.0;
       for (int32_t i = 0; i < k; ++i) {
         const double missing = double{row[static_cast<size_t>(i)]} - upper_value(w, n, i);

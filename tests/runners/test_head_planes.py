@@ -1,5 +1,5 @@
-"""A head in two planes: greedy and top-k requests get the tokens that a head read whole would give, bit for bit
-the same logits where all are asked for, alone and beside other requests.
+"""A head in two planes: greedy and top-k requests get the tokens that a head read whole would give, alone and
+beside other requests; where all logits are asked for, they are the same bit for bit.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@
 //                 then padded_k/8 lines of 64 B: byte 4c+i = q[c][8j+i] | q[c][8j+4+i] << 4, q in 0..15.
 //                 value = scale * (q - zero), zero = 8 where has_zero is false.
 //   P44           the codes of P8 in two planes, one behind the other. The upper plane has for each panel
-//                 f32 scale[16]; f32 rest, padded to 64 B; then padded_k/8 lines as P4 has them, of code >> 4;
-//                 the lower plane only padded_k/8 lines, of code & 15. The upper plane alone says
-//                 scale * (16 * upper - 120.5): the middle of the 16 codes it may be. rest = the largest of
-//                 the 16 channels' scale * root mean square over k of what is then missing, lower - 7.5.
+//                 f32 scale[16]; f32 rest, padded to 64 B; then padded_k/8 lines as P4 has them, of code >>
+//                 4; the lower plane only padded_k/8 lines, of code & 15. The upper plane alone says scale *
+//                 (16 * upper - 120.5): the middle of the 16 codes it may be. rest = the largest of the 16
+//                 channels' scale * root mean square over k of what is then missing, lower - 7.5.
 //   padded_k = k rounded up to `group` (P8, P44, P4); padding codes mean 0 (128, or the zero point).
 #pragma once
 #include <cstddef>
@@ -32,8 +32,8 @@ constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * t
 struct PackedMatrix {
   const uint8_t* data = nullptr;
   Format format = Format::F32;
-  int32_t n = 0;          // output channels
-  int32_t k = 0;          // input channels
+  int32_t n = 0;      // output channels
+  int32_t k = 0;      // input channels
   int32_t group = 0;  // k per scale of weights (P4) and activations (P8, P44, P4): 32, 64 or 128; 0: floats
   bool has_zero = false;  // P4 only: a zero point per (group, channel)
 

@@ -32,7 +32,7 @@ struct TokenLogprob {
 };
 
 struct Sampled {
-  int32_t token = -1;  // -1 where the logits were not finite
+  int32_t token = -1;             // -1 where the logits were not finite
   float logprob = 0.0f;           // 0 unless SamplingParams::top_logprobs asks for it
   std::vector<TokenLogprob> top;  // best first
 };
@@ -48,8 +48,8 @@ class Sampler {
   /// number, or more than kMaxReach, because log-probabilities, penalties or biases look at others too.
   int32_t reach() const;
   static constexpr int32_t kMaxReach = 64;
-  /// What sample() would draw if all logits but these `count`, of rising tokens, were -inf; reach() > 0 of the
-  /// largest must be among them.
+  /// What sample() would draw if all logits but these `count`, of rising tokens, were -inf; reach() > 0 of
+  /// the largest must be among them.
   Sampled sample_among(const Kernels& kernels, const float* logits, const int32_t* tokens,
                        int32_t count) const;
   /// Records an accepted output token.

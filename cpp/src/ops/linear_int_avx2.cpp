@@ -1,7 +1,7 @@
-// int8 activations times P8, P44 or P4 weights with AVX2: one panel (two ymm of 8 channels) against up to 4 rows.
-// P4: nibbles are u8 0..15, so vpmaddubsw gives pairs up to 2*15*127 = 3810 and eight of them fit in int16;
-// they are widened every 4 lines. P8: u8 weights up to 255 would saturate, so |w| (u8) meets sign(w)*x:
-// 2*128*127 fits. P44 is put together to P8 in registers; its upper plane alone goes as P4 does.
+// int8 activations times P8, P44 or P4 weights with AVX2: one panel (two ymm of 8 channels) against up to 4
+// rows. P4: nibbles are u8 0..15, so vpmaddubsw gives pairs up to 2*15*127 = 3810 and eight of them fit in
+// int16; they are widened every 4 lines. P8: u8 weights up to 255 would saturate, so |w| (u8) meets
+// sign(w)*x: 2*128*127 fits. P44 is put together to P8 in registers; its upper plane alone goes as P4 does.
 #include "linear_ops.h"
 #include "stream_ahead.h"
 
@@ -181,8 +181,7 @@ void panel_rows(const Panel& w, const Rows& a, int32_t channels, float* out, int
   for (int r = 0; r < R; ++r) {
     for (int half = 0; half < 2 && !kP4; ++half) {
       const __m256 scale = _mm256_loadu_ps(reinterpret_cast<const float*>(w.scales) + 8 * half);
-      acc[r][half] =
-          _mm256_mul_ps(acc[r][half], kUpper ? _mm256_mul_ps(_mm256_set1_ps(0.5f), scale) : scale);
+      acc[r][half] = _mm256_mul_ps(acc[r][half], kUpper ? _mm256_mul_ps(_mm256_set1_ps(0.5f), scale) : scale);
     }
     store(out + r * ld_out, acc[r][0], acc[r][1], channels);
   }
@@ -200,12 +199,9 @@ void all_panels(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, c
   for (int32_t p = panel_begin; p < panel_end; ++p) {
     const uint8_t* data = w.data + p * panel_bytes;
     const uint8_t* zeros = data + w.scale_bytes();
-    const Panel panel{data,
-                      w.has_zero ? zeros : nullptr,
-                      zeros + w.zero_bytes(),
-                      w.data + w.lower_begin(p),
-                      groups,
-                      w.group / (kKind == Kind::p8 ? 4 : 8)};
+    const Panel panel{
+        data,   w.has_zero ? zeros : nullptr,         zeros + w.zero_bytes(), w.data + w.lower_begin(p),
+        groups, w.group / (kKind == Kind::p8 ? 4 : 8)};
     const int32_t channels = w.n - p * kPanel < kPanel ? w.n - p * kPanel : kPanel;
     for (int32_t row = 0; row < a.rows;) {
       const int32_t first = row / kRowBlock * kRowBlock, r = row - first;
@@ -213,8 +209,8 @@ void all_panels(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, c
       const int32_t take = rows - r < kRows ? rows - r : kRows;
       const Rows part{a.codes + first * padded_k + 4 * r, a.scale + first * groups + r,
                       a.sum + first * groups + r, rows};
-      kKernels<kKind>[take - 1](panel, part, channels,
-                                out + row * ld_out + int64_t{p - panel_begin} * kPanel, ld_out);
+      kKernels<kKind>[take - 1](panel, part, channels, out + row* ld_out + int64_t{p - panel_begin}* kPanel,
+                                ld_out);
       row += take;
     }
   }

@@ -1,5 +1,5 @@
-// int8 activations times P8, P44 or P4 weights with AVX-512 VNNI, 1..16 rows: bound by memory, so each line of
-// weights is read and unpacked once for all rows and the activations come as {1to16} operands of vpdpbusd.
+// int8 activations times P8, P44 or P4 weights with AVX-512 VNNI, 1..16 rows: bound by memory, so each line
+// of weights is read and unpacked once for all rows and the activations come as {1to16} operands of vpdpbusd.
 // P4: the high nibble is used unshifted (16*q <= 240 is a u8) into accumulators of its own and shifted back,
 // exactly, at the end of the group; from 9 rows on registers are short and it is shifted at once. P44: a line
 // of each plane becomes two of P8 by a shift and a select each; the upper plane alone goes as P4 does.
@@ -68,7 +68,8 @@ inline __m512i negative_zero(const IntPanel& w, int64_t g) {
 /// The int32 accumulators of one group: R1 rows of the first block, R2 of the second, U lines at a time.
 template <Kind kKind, int R1, int R2>
 struct Group {
-  static constexpr int R = R1 + R2, U = unroll(kKind, R), kSteps = kKind == Kind::p8 ? 1 : 2;  // of 4 k a line
+  static constexpr int R = R1 + R2, U = unroll(kKind, R),
+                       kSteps = kKind == Kind::p8 ? 1 : 2;  // of 4 k a line
   static constexpr bool kHighApart = kKind != Kind::p8 && R <= 8;
   __m512i lo[U][R], hi[kHighApart ? U : 1][kHighApart ? R : 1];
 
@@ -181,8 +182,8 @@ void panel_rows(const Job& job, float* out, int64_t ld_out) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const float scale_a = r < R1 ? job.a.scale[g * R1 + r] : job.b.scale[g * R2 + r - R1];
-      acc[r] = _mm512_fmadd_ps(group.result(job, g, r), _mm512_mul_ps(scale_w, _mm512_set1_ps(scale_a)),
-                               acc[r]);
+      acc[r] =
+          _mm512_fmadd_ps(group.result(job, g, r), _mm512_mul_ps(scale_w, _mm512_set1_ps(scale_a)), acc[r]);
     }
   }
   const auto mask = static_cast<__mmask16>((1u << job.w.channels) - 1u);
@@ -223,12 +224,8 @@ void small(const PackedMatrix& w, int32_t panel, const Activations& a, int32_t r
            int64_t ld_out, uint8_t* scratch) {
   const IntBlock first = int_block(w, a, row);
   const IntBlock second = rows > kRowBlock ? int_block(w, a, row + kRowBlock) : first;
-  const Job job{near_scales(w, int_panel(w, panel), scratch),
-                first,
-                second,
-                w.groups(),
-                w.group / (kKind == Kind::p8 ? 4 : 8),
-                kStreamAhead};
+  const Job job{near_scales(w, int_panel(w, panel), scratch), first,       second, w.groups(),
+                w.group / (kKind == Kind::p8 ? 4 : 8),        kStreamAhead};
   kKernels<kKind>[rows - 1](job, out, ld_out);
 }
 
@@ -256,7 +253,8 @@ void linear_upper(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end,
 
 void linear_int(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a,
                 float* out, int64_t ld_out, uint8_t* scratch) {
-  const int32_t tiled_rows = a.rows > (w.format == Format::P44 ? 32 : kSmallRows) ? a.rows / kRowBlock * kRowBlock : 0;
+  const int32_t tiled_rows =
+      a.rows > (w.format == Format::P44 ? 32 : kSmallRows) ? a.rows / kRowBlock * kRowBlock : 0;
   const int32_t tiled_end = panel_begin + (panel_end - panel_begin) / kTilePanels * kTilePanels;
   for (int32_t row = 0; row < tiled_rows; row += kTileRows) {
     const int32_t rows = tiled_rows - row < kTileRows ? tiled_rows - row : kTileRows;

@@ -16,7 +16,7 @@ struct IntPanel {
   const uint8_t* zeros;   // u8[groups][16], or null: 8 (P4), 128 (P8, P44)
   const uint8_t* codes;   // P44: the upper nibbles
   const uint8_t* lower;   // P44
-  int32_t channels;  // 1..16 of them exist
+  int32_t channels;       // 1..16 of them exist
 };
 
 /// One row block of activations (codes[(k/4)*rb + r], scale and sum [g*rb + r]).

@@ -1,8 +1,8 @@
 // int8 activations times P8, P44 or P4 weights in plain C++: the meaning of the SIMD versions, bit for bit.
 // Per group of k: an exact int32 sum, then acc = fma(float(sum), scale_w * scale_a, acc), groups ascending.
 // P8 has one weight scale per channel, applied once at the end: acc = fma(float(sum), scale_a, acc), out =
-// acc * scale_w. P44 gives the bits of P8; its upper plane alone has 2 * (16 * upper - 120.5), a whole number,
-// for the code, and 0.5 * scale_w.
+// acc * scale_w. P44 gives the bits of P8; its upper plane alone has 2 * (16 * upper - 120.5), a whole
+// number, for the code, and 0.5 * scale_w.
 #include "linear_ops.h"
 
 #if defined(NARROWS_ISA_GENERIC)
@@ -80,8 +80,7 @@ void all_panels(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, c
   for (int32_t p = panel_begin; p < panel_end; ++p) {
     const uint8_t* data = w.data + p * w.panel_bytes();
     const uint8_t* zeros = data + w.scale_bytes();
-    const Panel panel{data, zeros, zeros + w.zero_bytes(),
-                      both_planes ? w.data + w.lower_begin(p) : nullptr};
+    const Panel panel{data, zeros, zeros + w.zero_bytes(), both_planes ? w.data + w.lower_begin(p) : nullptr};
     const int32_t channels = w.n - p * kPanel < kPanel ? w.n - p * kPanel : kPanel;
     for (int32_t row = 0; row < a.rows; ++row) {
       panel_row(w, panel, row_of(a, w, row), channels,

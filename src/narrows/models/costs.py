@@ -222,8 +222,8 @@ def _tiled_pairs(layer: LayerSpec, chunk: Chunk) -> int:
 def _frame(spec: TransformerSpec, formats: Formats, step: tuple[Chunk, ...]) -> tuple[OpCost, OpCost]:
     """Head and, as "other", embedding and sampling.
 
-    Few rows are taken to be greedy: they read the upper plane of a head in two, and panels of the lower one of
-    which nobody knows in advance how many; these are not counted.
+    Few rows are taken to be greedy: they read the upper plane of a head in two, and some panels of the lower
+    one. How many, nobody knows in advance; these are not counted.
     """
     shape = head_shape(spec, formats)
     rows, logits = (sum(getattr(chunk, name) for chunk in step) for name in ("num_tokens", "num_logits"))

@@ -38,8 +38,8 @@ class Formats(Protocol):
 class WeightBytes:
     """Bytes of a packed model. `step` is what a step reads, `packed` what the runner holds.
 
-    A step means a greedy one of few rows: of a head in two planes it reads the upper one, and a few panels of the
-    lower one that cannot be known in advance and are not counted.
+    A step means a greedy one of few rows: of a head in two planes it reads the upper one, and a few panels of
+    the lower one that cannot be known in advance and are not counted.
     """
 
     step: int
@@ -55,7 +55,9 @@ class WeightBytes:
 def weight_bytes(spec: TransformerSpec, formats: Formats, *, embedding_item_bytes: int = 2) -> WeightBytes:
     """The model's bytes, as runners.plan.PackPlan has them; `embedding_item_bytes` are the checkpoint's."""
     shapes = tuple(_matrices(spec, formats))
-    step, matrices = (sum(sizes) for sizes in zip(*((s.first_bytes, s.num_bytes) for s in shapes), strict=True))
+    step, matrices = (
+        sum(sizes) for sizes in zip(*((s.first_bytes, s.num_bytes) for s in shapes), strict=True)
+    )
     vectors = sum(round_up(length * FLOAT_BYTES, ALIGNMENT) for length in _vector_lengths(spec))
     rows = spec.vocab * spec.hidden * embedding_item_bytes if spec.head is not None else 0
     return WeightBytes(step, matrices, vectors, rows)
