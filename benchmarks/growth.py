@@ -136,7 +136,7 @@ def show_plans() -> None:
     for model, plan in PLANS.items():
         shape, weights = model.split(":")
         known = outline(shape, weights)
-        size = sizes.weight_bytes(known.spec, known.recipe).matrices
+        size = sizes.weight_bytes(known.spec, known.recipe).step
         points = points_of(model, plan, 2)
         print(f"{model:18} {size / 1e6:8.1f} MB {len(points):3} points", max(map(step_bytes, points)))
 

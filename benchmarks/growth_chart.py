@@ -48,7 +48,7 @@ class Panel:
 
 def model_bytes(point: Point) -> float:
     known = outline(point.shape, point.weights)
-    return float(sizes.weight_bytes(known.spec, known.recipe).matrices)
+    return float(sizes.weight_bytes(known.spec, known.recipe).step)
 
 
 def model_name(point: Point) -> str:

@@ -31,6 +31,10 @@ from narrows.runners.plan import PackPlan, Recipe, make_plan
 from narrows.runners.weights import PackedWeights
 
 GROUP = 128
+HEADS = {
+    "q8": "q8",
+    "q4": "q4",
+}  # one panel of noise over and over: two planes could not tell its tokens apart
 STEP_TOKENS = 512
 GREEDY = SamplingParams(temperature=0.0)
 POSITIONS = 40960
@@ -63,7 +67,7 @@ def outline(shape: str, weights: str) -> Outlined:
     """
     spec = spec_from_config(ModelConfig(config(ALL_SHAPES[shape])))
     attention, _ = plan_attention(spec, weights, lambda norm: np.ones(1, np.float32), CpuOptions())
-    return Outlined(spec, Recipe(weights, GROUP, "q4" if weights == "q4" else "auto"), attention)  # type: ignore[arg-type]
+    return Outlined(spec, Recipe(weights, GROUP, HEADS.get(weights, "auto")), attention)  # type: ignore[arg-type]
 
 
 def noise(plan: PackPlan, pool: _core.ThreadPool) -> PackedWeights:

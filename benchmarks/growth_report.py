@@ -95,7 +95,7 @@ def markdown(rows: Sequence[Row], rates: Rates) -> list[str]:
 def model_bytes(row: Row) -> int:
     """What one step reads of the model."""
     known = outline(row.point.shape, row.point.weights)
-    return sizes.weight_bytes(known.spec, known.recipe).matrices
+    return sizes.weight_bytes(known.spec, known.recipe).step
 
 
 def shown(seconds: float) -> str:

@@ -2,7 +2,8 @@
 // as a fraction of the memory bandwidth, prefill (64..512 rows) as a fraction of the multipliers, both
 // measured in the same run and interleaved with the kernels. Best of all rounds, segment by segment. Last
 // line: JSON.
-//   linear_bench [f32|f16|bf16|p8|p4|p4z] [group=128] [rounds=7]     NARROWS_ISA chooses the kernels
+//   linear_bench [f32|f16|bf16|p8|p44|upper|p4|p4z] [group=128] [rounds=7]     NARROWS_ISA chooses the
+//   kernels
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -54,17 +55,21 @@ struct WeightSet {
       w.n = n;
       w.k = k;
       const std::string& f = options.format;
-      w.format = f == "f32"    ? Format::F32
-                 : f == "f16"  ? Format::F16
-                 : f == "bf16" ? Format::BF16
-                 : f == "p8"   ? Format::P8
-                               : Format::P4;
+      w.format = f == "f32"     ? Format::F32
+                 : f == "f16"   ? Format::F16
+                 : f == "bf16"  ? Format::BF16
+                 : f == "p8"    ? Format::P8
+                 : f == "p44"   ? Format::P44
+                 : f == "upper" ? Format::P44
+                                : Format::P4;
       w.group = w.quantized() ? options.group : 0;
       w.has_zero = f == "p4z";
       shapes.push_back(w);
       layer_bytes += w.bytes();
+      read_bytes += f == "upper" ? w.panel_bytes() * w.panels() : w.bytes();
       layer_mac += int64_t{n} * k;
     }
+    upper = options.format == "upper";
     layers = static_cast<int>(kWeightBytes / layer_bytes) + 1;
     data = aligned<uint8_t>(layer_bytes * layers);
     pool.run([&](int thread) {
@@ -86,7 +91,8 @@ struct WeightSet {
     return w;
   }
   std::vector<PackedMatrix> shapes;
-  int64_t layer_bytes = 0, layer_mac = 0;
+  int64_t layer_bytes = 0, read_bytes = 0, layer_mac = 0;
+  bool upper = false;
   int layers = 0;
   uint8_t* data = nullptr;
 };
@@ -134,8 +140,9 @@ double run_s(const WeightSet& set, int begin, int end, const Batch& batch, const
         const int32_t units = (w.panels() + 2) / 3, threads = pool.size();
         const int32_t p = units * thread / threads * 3;
         const int32_t p_end = std::min(w.panels(), units * (thread + 1) / threads * 3);
-        kernels.linear(w, p, p_end, batch.activations[i], batch.out[i] + p * kPanel, w.n,
-                       scratch[static_cast<size_t>(thread)]);
+        (set.upper ? kernels.linear_upper : kernels.linear)(w, p, p_end, batch.activations[i],
+                                                            batch.out[i] + p * kPanel, w.n,
+                                                            scratch[static_cast<size_t>(thread)]);
       }
     }
     busy_s[static_cast<size_t>(thread) * 8] = bench::thread_cpu_s() - thread_start;
@@ -200,12 +207,12 @@ void report(const Options& options, const Kernels& kernels, ThreadPool& pool) {
                               options.rounds, kernels, pool, &bandwidth, probe_memory);
   std::printf("%s, %s group %d, %d threads, %.0f MB of weights; memory read %.1f GB/s\n", kernels.name,
               options.format.c_str(), options.group, pool.size(),
-              static_cast<double>(set.layer_bytes) * set.layers * 1e-6, bandwidth);
+              static_cast<double>(set.read_bytes) * set.layers * 1e-6, bandwidth);
   std::printf("%6s %10s %8s %10s %8s\n", "rows", "ms", "GB/s", "of memory", "T(m)/T(1)");
   std::snprintf(text, sizeof text, ", \"read_gb_per_s\": %.2f, \"decode\": [", bandwidth);
   json += text;
   for (const Line& line : decode) {
-    const double gb_per_s = static_cast<double>(set.layer_bytes) * set.layers / line.best_s * 1e-9;
+    const double gb_per_s = static_cast<double>(set.read_bytes) * set.layers / line.best_s * 1e-9;
     std::printf("%6d %10.2f %8.2f %9.1f%% %8.2f\n", line.rows, line.best_s * 1e3, gb_per_s,
                 100 * gb_per_s / bandwidth, line.best_s / decode[0].best_s);
     std::snprintf(text, sizeof text, "%s{\"rows\": %d, \"ms\": %.3f, \"fraction\": %.4f}",
@@ -239,9 +246,10 @@ int main(int argc, char** argv) {
   if (argc > 2) options.group = std::atoi(argv[2]);
   if (argc > 3) options.rounds = std::atoi(argv[3]);
   const bool group_ok = options.group == 32 || options.group == 64 || options.group == 128;
-  const std::string formats = " f32 f16 bf16 p8 p4 p4z ";
+  const std::string formats = " f32 f16 bf16 p8 p44 upper p4 p4z ";
   if (formats.find(" " + options.format + " ") == std::string::npos || !group_ok || options.rounds < 1) {
-    std::fprintf(stderr, "usage: linear_bench [f32|f16|bf16|p8|p4|p4z] [32|64|128] [rounds >= 1]\n");
+    std::fprintf(stderr,
+                 "usage: linear_bench [f32|f16|bf16|p8|p44|upper|p4|p4z] [32|64|128] [rounds >= 1]\n");
     return 2;
   }
   ThreadPool pool(effective_cpus());

@@ -37,8 +37,9 @@ Format parse_format(const std::string& name) {
   if (name == "f16") return Format::F16;
   if (name == "bf16") return Format::BF16;
   if (name == "p8") return Format::P8;
+  if (name == "p44") return Format::P44;
   if (name == "p4") return Format::P4;
-  refuse("format is '" + name + "' but must be one of f32, f16, bf16, p8, p4");
+  refuse("format is '" + name + "' but must be one of f32, f16, bf16, p8, p44, p4");
 }
 
 KvFormat parse_kv_format(const std::string& name) {

@@ -69,6 +69,7 @@ void pack_p4(const PackedMatrix& shape, const Kernels& kernels, const float* row
   }
 }
 
+/// A panel of P8, whatever the format of `shape`.
 void pack_p8(const PackedMatrix& shape, const float* rows, int channels, uint8_t* panel) {
   const int64_t padded_k = shape.padded_k();
   auto* scales = reinterpret_cast<float*>(panel);
@@ -78,13 +79,38 @@ void pack_p8(const PackedMatrix& shape, const float* rows, int channels, uint8_t
     for (int64_t k = 0; k < padded_k && c < channels; ++k) top = std::max(top, std::fabs(w[k]));
     scales[c] = top / 127.0f < kSmallestNormal ? 0.0f : top / 127.0f;
     const float inverse = scales[c] == 0.0f ? 0.0f : 1.0f / scales[c];
-    uint8_t* to = panel + shape.scale_bytes() + 4 * c;
+    uint8_t* to = panel + kPanel * sizeof(float) + 4 * c;
     for (int64_t k = 0; k < padded_k; k += 4, to += 64) {
       for (int i = 0; i < 4; ++i) {
         const float q = c < channels ? round_even(clamp(w[k + i] * inverse, -127.0f, 127.0f)) : 0.0f;
         to[i] = static_cast<uint8_t>(static_cast<int>(q) + 128);
       }
     }
+  }
+}
+
+/// Splits one panel of P8 at `whole` into its two planes.
+void pack_p44(const PackedMatrix& shape, const uint8_t* whole, uint8_t* upper, uint8_t* lower) {
+  const auto* scales = reinterpret_cast<const float*>(whole);
+  const uint8_t* codes = whole + kPanel * sizeof(float);
+  double squares[kPanel] = {};
+  uint8_t* to = upper + shape.scale_bytes();
+  for (int64_t k = 0; k < shape.padded_k(); k += 8, codes += 128, to += 64, lower += 64) {
+    for (int i = 0; i < 64; ++i) {
+      const int first = codes[i], second = codes[64 + i];
+      to[i] = static_cast<uint8_t>(first >> 4 | (second & 240));
+      lower[i] = static_cast<uint8_t>((first & 15) | (second & 15) << 4);
+      const double missing[2] = {(first & 15) - 7.5, (second & 15) - 7.5};
+      if (k + i % 4 < shape.k) squares[i / 4] += missing[0] * missing[0];
+      if (k + 4 + i % 4 < shape.k) squares[i / 4] += missing[1] * missing[1];
+    }
+  }
+  std::memset(upper, 0, static_cast<size_t>(shape.scale_bytes()));
+  std::memcpy(upper, scales, kPanel * sizeof(float));
+  float& rest = reinterpret_cast<float*>(upper)[kPanel];
+  for (int c = 0; c < kPanel; ++c) {
+    const double mean = squares[c] / static_cast<double>(shape.k);
+    rest = std::max(rest, scales[c] * static_cast<float>(std::sqrt(mean)));
   }
 }
 
@@ -156,8 +182,16 @@ class Rows {
   bool interleave_;
 };
 
+/// What a thread needs beside the packed bytes.
+struct Room {
+  explicit Room(const PackedMatrix& shape) : floats(static_cast<size_t>(kPanel * shape.padded_k())) {}
+  std::vector<float> floats;   // [16, padded_k]
+  std::vector<uint8_t> bytes;  // a panel of P8 on its way to P44
+};
+
 void pack_panel(const Rows& rows, const PackedMatrix& shape, const Kernels& kernels, int64_t panel,
-                float* floats, uint8_t* dst, PackResult* result) {
+                Room* room, uint8_t* dst, PackResult* result) {
+  float* floats = room->floats.data();
   Seen seen;
   int channels = 0;
   for (int c = 0; c < kPanel; ++c) {
@@ -173,6 +207,11 @@ void pack_panel(const Rows& rows, const PackedMatrix& shape, const Kernels& kern
     pack_p4(shape, kernels, floats, to);
   } else if (shape.format == Format::P8) {
     pack_p8(shape, floats, channels, to);
+  } else if (shape.format == Format::P44) {
+    std::vector<uint8_t>& whole = room->bytes;
+    whole.resize(static_cast<size_t>(kPanel * sizeof(float) + shape.padded_k() * kPanel));
+    pack_p8(shape, floats, channels, whole.data());
+    pack_p44(shape, whole.data(), to, dst + shape.lower_begin(panel));
   } else {
     seen.non_finite += pack_float(shape, floats, channels, to);
   }
@@ -188,10 +227,10 @@ PackResult pack(const std::vector<SourceRows>& sources, bool interleave, const P
   std::vector<PackResult> results(static_cast<size_t>(pool.size()));
   std::atomic<int64_t> next{0};
   pool.run([&](int thread) {
-    std::vector<float> floats(static_cast<size_t>(kPanel * shape.padded_k()));
+    Room room(shape);
     PackResult mine;
     for (int64_t p = next++; p < shape.panels(); p = next++)
-      pack_panel(rows, shape, kernels, p, floats.data(), dst, &mine);
+      pack_panel(rows, shape, kernels, p, &room, dst, &mine);
     results[static_cast<size_t>(thread)] = mine;
   });
   PackResult total;

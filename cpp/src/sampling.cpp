@@ -84,6 +84,26 @@ void Sampler::accept(int32_t token) {
   ++num_output_;
 }
 
+int32_t Sampler::reach() const {
+  const bool banned = num_output_ < params_.min_tokens && !params_.banned_until_min.empty();
+  if (banned || needs_counts(params_) || !params_.logit_bias.empty() || params_.top_logprobs >= 0) return 0;
+  if (params_.temperature == 0.0f) return 1;
+  return params_.top_k <= kMaxReach ? params_.top_k : 0;
+}
+
+Sampled Sampler::sample_among(const Kernels& kernels, const float* logits, const int32_t* tokens,
+                              int32_t count) const {
+  int32_t index = 0;
+  if (params_.temperature == 0.0f) {
+    index = kernels.argmax(logits, count);
+  } else {
+    index = draw_token(params_, Scores(logits, count), uniform_draw(params_.seed, num_output_));
+  }
+  Sampled sampled;
+  sampled.token = tokens[index];
+  return sampled;
+}
+
 Sampled Sampler::sample(const Kernels& kernels, float* logits, int32_t vocab) const {
   Sampled sampled;
   float max = 0.0f, lse = 0.0f;
@@ -103,7 +123,7 @@ Sampled Sampler::sample(const Kernels& kernels, float* logits, int32_t vocab) co
   }
   if (token < 0 || logits[token] == -__builtin_inff()) return Sampled();  // bans and bias left nothing
   sampled.token = token;
-  sampled.logprob = edits.original(token) - lse;
+  if (params_.top_logprobs >= 0) sampled.logprob = edits.original(token) - lse;
   return sampled;
 }
 

@@ -88,6 +88,10 @@ class Draw {
 
   int32_t token(double u) const {
     const bool top_k = params_.top_k > 0 && params_.top_k < scores_.vocab();
+    // Few in order: the sum of their weights then knows nothing of the logits beside them.
+    if (top_k && params_.top_k <= Sampler::kMaxReach) {
+      return from_candidates(u, scores_.best_sorted(params_.top_k), true);
+    }
     if (top_k) return from_candidates(u, scores_.best(params_.top_k), true);
     if (params_.min_p > 0.0f) return from_candidates(u, scores_.at_least(min_p_floor()), false);
     return params_.top_p < 1.0f ? from_nucleus(u) : from_all(u);

@@ -58,7 +58,7 @@ int32_t Transformer::max_step_tokens() const { return state_->max_rows; }
 
 int64_t Transformer::weight_bytes_per_step() const {
   const Model& m = state_->model;
-  int64_t bytes = m.head.w.bytes();
+  int64_t bytes = m.head.w.panel_bytes() * m.head.w.panels();  // of two planes the upper one
   for (const Layer& layer : m.layers) {
     for (const Linear* linear : {&layer.qkv, &layer.out, &layer.up, &layer.down}) bytes += linear->w.bytes();
   }

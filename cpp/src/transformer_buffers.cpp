@@ -35,6 +35,7 @@ void StepBuffers::measure(const Model& model) {
   };
   hidden_ld = round_up(model.hidden, kPanel);
   logits_ld = int64_t{model.head.w.panels()} * kPanel;
+  panels_ld = model.head.w.format == Format::P44 ? round_up(model.head.w.panels(), kPanel) : 0;
   for (const Layer& layer : model.layers) {
     for (const Linear* linear : {&layer.qkv, &layer.out, &layer.up, &layer.down}) input(*linear);
     qkv_ld = std::max(qkv_ld, int64_t{layer.qkv.w.panels()} * kPanel);
@@ -60,6 +61,8 @@ void StepBuffers::place(Arena& arena, const Model& model, int64_t max_rows) {
   arena.take(attended, max_rows * attended_ld);
   arena.take(mlp, max_rows * mlp_ld);
   arena.take(logits, std::min<int64_t>(max_rows, kHeadRows) * logits_ld);
+  arena.take(panel_best, kPlaneRows * panels_ld);
+  arena.take(panel_rest, panels_ld);
   place_input(arena, many, max_rows);
   for (size_t i = 0; i < model.ropes.size(); ++i) {
     arena.take(cos[i], max_rows * static_cast<int64_t>(model.ropes[i].inv_freq.size()));
@@ -70,6 +73,8 @@ void StepBuffers::place(Arena& arena, const Model& model, int64_t max_rows) {
     arena.take(worker.rows, kRowBlock * input_ld);
     arena.take(worker.attention, attention_floats_);
     arena.take(worker.linear, kLinearScratchBytes);
+    arena.take(worker.excess, panels_ld);
+    arena.take(worker.panels, panels_ld);
     place_input(arena, worker.few, kFewRows);
   }
 }

@@ -18,6 +18,8 @@ inline constexpr int32_t kTilePanels =
 inline constexpr int32_t kTileFloats = kTileRows * kTilePanels * kPanel;
 // Rows of logits kept at a time: a vocabulary of 150k takes 20 MB.
 inline constexpr int32_t kHeadRows = 32;
+// Rows whose best tokens are looked for by planes; of more, the multipliers are the limit, not the memory.
+inline constexpr int32_t kPlaneRows = 8;
 
 /// Inputs of a linear as the kernels read them; the widest linear of the model fits.
 struct InputBuffer {
@@ -32,7 +34,9 @@ struct WorkerBuffers {
   float* rows = nullptr;  // [kRowBlock, input_ld]: a row block between its norm and its codes
   float* attention = nullptr;
   uint8_t* linear = nullptr;
-  InputBuffer few;  // [kFewRows]
+  float* excess = nullptr;    // [panels of a head in two planes]
+  int32_t* panels = nullptr;  // likewise
+  InputBuffer few;            // [kFewRows]
 };
 
 class StepBuffers {
@@ -51,6 +55,9 @@ class StepBuffers {
   float* attended = nullptr;     // [rows, attended_ld]
   float* mlp = nullptr;          // [rows, mlp_ld]
   float* logits = nullptr;       // [kHeadRows, logits_ld]
+  float* panel_best = nullptr;   // [kPlaneRows, panels_ld] by the upper plane of the head
+  float* panel_rest = nullptr;   // [panels_ld] PackedMatrix::rest
+  int64_t panels_ld = 0;         // 0: the head has no planes
   InputBuffer many;              // [rows], shared by all threads
   std::vector<float*> cos, sin;  // per rope: [rows, half]
   std::vector<WorkerBuffers> workers;

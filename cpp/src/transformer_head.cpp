@@ -55,14 +55,20 @@ void StepWorker::head() {
     }
     barrier();
     const Activations a = input(c_.model.head, b.y, b.hidden_ld, rows);
-    linear(c_.model.head, a, {.dst = b.logits, .ld = b.logits_ld, .columns = c_.model.head.w.n});
-    barrier();
+    PlaneSearch found;
+    const PlaneSearch* search = by_planes(first, rows) ? &found : nullptr;
+    if (search != nullptr) {
+      search_planes(first, a, &found);
+    } else {
+      linear(c_.model.head, a, {.dst = b.logits, .ld = b.logits_ld, .columns = c_.model.head.w.n});
+      barrier();
+    }
     lap(OpGroup::head);
     share_units(rows, Take::single, [&](UnitRange u) {
       if (follows_draw(first, u.begin)) return;  // whoever draws before it draws after it
       int32_t i = u.begin;
       do {
-        finish_logits(wanted[first + i], b.logits + i * b.logits_ld);
+        finish_row(first, i, search);
       } while (++i < rows && follows_draw(first, i));
     });
     if (first + kHeadRows < wanted.size()) barrier();  // before the logits are overwritten
@@ -87,6 +93,19 @@ bool StepWorker::is_drawn(const PlanHeadRow& row) const {
   const int32_t earlier = row.index - sequence.first_draw();
   if (static_cast<int32_t>(drawn.size()) != earlier) return false;
   return earlier == 0 || drawn.back().token == sequence.tokens[row.index];
+}
+
+/// `search` is null where all logits of the rows are there.
+void StepWorker::finish_row(size_t first, int32_t index, const PlaneSearch* search) {
+  const PlanHeadRow& row = c_.plan.head_rows[first + index];
+  if (search == nullptr || search->threshold[index] == -std::numeric_limits<float>::infinity()) {
+    return finish_logits(row, c_.buffers.logits + index * c_.buffers.logits_ld);
+  }
+  if (!is_drawn(row)) return;
+  Sampler& sampler = *c_.batch[row.sequence].sampler;
+  const Sampled sampled = draw_likely(sampler, index, *search);
+  if (sampled.token >= 0) sampler.accept(sampled.token);
+  c_.out[row.sequence].drawn.push_back(sampled);
 }
 
 void StepWorker::finish_logits(const PlanHeadRow& row, float* logits) {

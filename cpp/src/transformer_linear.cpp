@@ -10,13 +10,6 @@ namespace {
 
 constexpr int32_t kDirectRows = 16;  // up to here rows are written straight to a wide enough destination
 
-/// Panels per unit of work. Gates come in pairs of panels, and the kernels like three at a time: six, or
-/// three where a panel is on its own. Small matrices need smaller units to be shared evenly.
-int32_t unit_panels(int32_t panels, int threads, bool pairs) {
-  if (panels < 4 * kTilePanels * threads) return 2;
-  return pairs ? kTilePanels : kTilePanels / 2;
-}
-
 /// Rows [rows.begin, rows.end) of `a`; begin is a multiple of kRowBlock, and so is end or it is the last row.
 Activations slice(const PackedMatrix& w, Activations a, RowRange rows) {
   a.rows = rows.end - rows.begin;
@@ -35,6 +28,11 @@ constexpr int kAheadLines = 32;      // in flight while the inputs are prepared
 constexpr int32_t kStreamRows = 16;  // more rows: the multipliers are the limit, not the memory
 
 }  // namespace
+
+int32_t unit_panels(int32_t panels, int threads, bool pairs) {
+  if (panels < 4 * kTilePanels * threads) return 2;
+  return pairs ? kTilePanels : kTilePanels / 2;
+}
 
 void StepWorker::barrier_before(const NextLinear& next) {
   if (rows_ > kStreamRows) return barrier();

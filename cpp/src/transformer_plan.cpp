@@ -17,6 +17,14 @@ bool wants_logits(const SequenceInput& sequence, int32_t index) {
   return sequence.draws(index);
 }
 
+/// Sampler::reach() of a row, where the head can do with less than all logits. A cap on logits can make ties
+/// of them, and then those that were not looked at would count.
+int32_t reach(const Model& model, const SequenceInput& sequence, int32_t index) {
+  if (model.head.w.format != Format::P44 || model.final_softcap > 0) return 0;
+  if (sequence.targets != nullptr && sequence.targets[index] >= 0) return 0;
+  return sequence.sampler->reach();
+}
+
 bool int8_attention(const Model& model) {
   return std::any_of(model.layers.begin(), model.layers.end(),
                      [](const Layer& l) { return l.int8_attention; });
@@ -36,7 +44,8 @@ void StepPlan::build(const Model& model, const std::vector<SequenceInput>& batch
     const int32_t count = sequence.num_tokens;
     for (int32_t i = 0; i < count; ++i) {
       rows.push_back({sequence.tokens[i], sequence.start + i});
-      if (all_logits || wants_logits(sequence, i)) head_rows.push_back({s, i, row0 + i});
+      if (!all_logits && !wants_logits(sequence, i)) continue;
+      head_rows.push_back({s, i, row0 + i, all_logits ? 0 : reach(model, sequence, i)});
     }
     const int32_t int8_rows = int8 ? std::clamp(sequence.prompt_tokens - sequence.start, 0, count) : 0;
     const bool whole = count <= kWholeRows && (int8_rows == 0 || int8_rows == count);

@@ -27,6 +27,7 @@ struct PlanHeadRow {
   int32_t sequence = 0;
   int32_t index = 0;  // within the sequence
   int32_t row = 0;
+  int32_t reach = 0;  // how many of its largest logits are wanted; 0: all
 };
 
 class StepPlan {

@@ -60,6 +60,20 @@ struct PanelRange {
   int32_t begin = 0, end = 0;
 };
 
+/// Panels per unit of work. Gates come in pairs of panels, and the kernels like three at a time: six, or
+/// three where a panel is on its own. Small matrices need smaller units to be shared evenly.
+int32_t unit_panels(int32_t panels, int threads, bool pairs);
+
+/// The search for the largest logits of a few rows by the upper plane of the head: what a thread knows of
+/// each row.
+struct PlaneSearch {
+  int32_t rows = 0;
+  float margin[kPlaneRows];     // by which a logit may exceed what the upper plane says, per unit of `rest`
+  float threshold[kPlaneRows];  // as many logits as are wanted reach it; -inf: all panels are wanted
+  int32_t num_seeds[kPlaneRows];
+  int32_t seeds[kPlaneRows][Sampler::kMaxReach];  // the panels with the largest logits by the upper plane
+};
+
 class StepWorker {
  public:
   StepWorker(StepContext& context, int thread);
@@ -113,8 +127,21 @@ class StepWorker {
   void head();
   bool follows_draw(size_t first, int32_t index) const;
   bool is_drawn(const PlanHeadRow& row) const;
+  void finish_row(size_t first, int32_t index, const PlaneSearch* search);
   void finish_logits(const PlanHeadRow& row, float* logits);
   void score_target(const PlanHeadRow& row, const float* logits);
+
+  // transformer_planes.cpp: the head where few logits are wanted
+  bool by_planes(size_t first, int32_t rows) const;
+  void search_planes(size_t first, const Activations& a, PlaneSearch* search);
+  void read_upper(const Activations& a);
+  void upper_panels(const Activations& a, int32_t begin, int32_t end);
+  void find_seeds(int32_t row, int32_t wanted, PlaneSearch* search) const;
+  int32_t list_seeds(const PlaneSearch& search) const;
+  void set_threshold(int32_t row, PlaneSearch* search) const;
+  int32_t list_likely(const PlaneSearch& search, int32_t num_seeds) const;
+  void read_both(const Activations& a, int32_t panels);
+  Sampled draw_likely(const Sampler& sampler, int32_t row, const PlaneSearch& search) const;
 
   /// The rows this thread takes of `rows`, in whole row blocks where there are many.
   RowRange share(int32_t rows) const;

@@ -69,6 +69,7 @@ inline std::vector<Spec> all_specs() {
   std::vector<Spec> specs = {{Format::F32}, {Format::F16}, {Format::BF16}};
   for (int32_t group : {32, 64, 128}) {
     specs.push_back({Format::P8, group, false});
+    specs.push_back({Format::P44, group, false});
     specs.push_back({Format::P4, group, false});
     specs.push_back({Format::P4, group, true});
   }
@@ -106,6 +107,8 @@ struct Weights {
         panel[i] = static_cast<uint8_t>(pick == 0 ? 0 : pick == 1 ? 255 : random.below(256));
       }
     }
+    for (int64_t i = matrix.panel_bytes() * matrix.panels(); i < matrix.bytes(); ++i)
+      bytes[i] = static_cast<uint8_t>(random.below(256));
   }
   std::vector<float> values;
   PackedMatrix matrix;

@@ -18,19 +18,22 @@ std::vector<float> unpacked(const PackedMatrix& w, int32_t row) {
   return out;
 }
 
+/// Whether a channel has one scale.
+bool whole_channels(const Spec& spec) { return spec.format == Format::P8 || spec.format == Format::P44; }
+
 /// Largest distance rounding to nearest may leave between w[k] and its value, for values spanning [low, high]
 /// (0 inside). Half a step, plus what rounding the scale to f16 (2^-11) and clamping at the end of the grid
 /// add.
 double step_bound(const Spec& spec, double low, double high) {
   const double top = std::max(-low, high);
-  if (spec.format == Format::P8) return top / 127.0 * 0.5 * (1 + 1e-5);
+  if (whole_channels(spec)) return top / 127.0 * 0.5 * (1 + 1e-5);
   const double step = spec.has_zero ? (high - low) / 15.0 : top / 7.0;
   return step * 0.5 + 16.0 * step * 0x1p-10 + (spec.has_zero ? step * 0.5 : 0.0);
 }
 
 void check_row(const Spec& spec, const PackedMatrix& w, int32_t row, const float* source) {
   const std::vector<float> got = unpacked(w, row);
-  const int32_t group = spec.format == Format::P8 ? w.k : spec.group > 0 ? spec.group : 1;
+  const int32_t group = whole_channels(spec) ? w.k : spec.group > 0 ? spec.group : 1;
   for (int32_t begin = 0; begin < w.k; begin += group) {
     const int32_t end = std::min(begin + group, w.k);
     float low = 0.0f, high = 0.0f;
@@ -44,8 +47,7 @@ void check_row(const Spec& spec, const PackedMatrix& w, int32_t row, const float
       if (spec.format == Format::F32) CHECK(value == source[k]);
       if (spec.format == Format::F16) CHECK(value == f16_to_float(float_to_f16(source[k])));
       if (spec.format == Format::BF16) CHECK(value == bf16_to_float(float_to_bf16(source[k])));
-      if (spec.group > 0 && spec.format == Format::P8)
-        CHECK_NEAR(value, source[k], step_bound(spec, low, high));
+      if (whole_channels(spec)) CHECK_NEAR(value, source[k], step_bound(spec, low, high));
       squares += (double{value} - source[k]) * (double{value} - source[k]);
     }
     // Single values may be further off: P4 takes the grid of the least squared error, and that may cut the

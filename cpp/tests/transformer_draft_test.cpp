@@ -108,6 +108,9 @@ TEST(guesses_change_no_draw) {
                  .frequency_penalty = 0.2f,
                  .seed = 9,
                  .top_logprobs = 0});
+  check_guesses({.format = Format::P44, .group = 64, .vocab = 701}, {.temperature = 0});
+  check_guesses({.format = Format::P44, .group = 32, .vocab = 701, .tied = true},
+                {.temperature = 0.9f, .top_k = 12, .top_p = 0.95f, .seed = 4});
   check_guesses({.format = Format::F16, .norm = NormKind::layer, .gated = false, .positions = true},
                 {.temperature = 0, .frequency_penalty = 1.0f});
 }

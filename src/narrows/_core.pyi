@@ -54,7 +54,7 @@ class ThreadPool:
     def size(self) -> int: ...
 
 def packed_bytes(*, format: str, n: int, k: int, group: int = 0, has_zero: bool = False) -> int:
-    """Bytes of a packed matrix. format: f32 | f16 | bf16 | p8 | p4."""
+    """Bytes of a packed matrix. format: f32 | f16 | bf16 | p8 | p44 | p4."""
 
 def pack(
     sources: Sequence[Weights],

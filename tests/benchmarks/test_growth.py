@@ -43,7 +43,7 @@ def test_a_runner_over_noise_reads_the_bytes_that_costs_count() -> None:
     known = growth_models.outline("9m", "q4")
     runner = growth_models.make_runner("9m", "q4", threads=2, num_blocks=8)
     growth_models.touch(runner, 8)
-    assert runner.info.weight_bytes_per_step == sizes.weight_bytes(known.spec, known.recipe).matrices
+    assert runner.info.weight_bytes_per_step == sizes.weight_bytes(known.spec, known.recipe).step
     assert runner.info.kv_bytes_per_token == sizes.kv_bytes_per_token(known.spec, kv=known.kv)
     logits = runner.logits([1, 2, 3])
     assert logits.shape == (3, known.spec.vocab)

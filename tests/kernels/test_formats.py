@@ -15,7 +15,7 @@ FORMATS = [
     PackedFormat("f32"),
     PackedFormat("f16"),
     PackedFormat("bf16"),
-    *(PackedFormat("p8", group) for group in (32, 64, 128)),
+    *(PackedFormat(name, group) for name in ("p8", "p44") for group in (32, 64, 128)),  # type: ignore[arg-type]
     *(PackedFormat("p4", group, zero) for group in (32, 64, 128) for zero in (False, True)),
 ]
 SIZES = [(1, 1), (16, 32), (17, 31), (33, 128), (50, 172), (16, 257), (7, 640)]
@@ -63,7 +63,7 @@ def test_packing_rounds_to_the_nearest_representable_value(form: PackedFormat, n
             bound = magnitude * 2.0**-11
         case "bf16":
             bound = magnitude * 2.0**-8
-        case "p8":
+        case "p8" | "p44":
             bound = magnitude / 127 / 2 * 1.001
         case "p4":
             # No worse in the sum of squares than rounding, where every value is off by at most half a step,

@@ -44,7 +44,5 @@ def test_bytes_are_those_of_the_native_model(variant: str, kv_dtype: str, tmp_pa
     recipe = Recipe("q8", DEFAULT_GROUP)
     ops = costs.step_costs(loaded.spec, recipe, costs.decode(1, 20), kv=kv_dtype)
     read = sum(op.weight_bytes for op in ops if op.group != "other")
-    assert (
-        read == loaded.transformer.weight_bytes_per_step == sizes.weight_bytes(loaded.spec, recipe).matrices
-    )
+    assert read == loaded.transformer.weight_bytes_per_step == sizes.weight_bytes(loaded.spec, recipe).step
     assert set(costs.GROUPS) == set(loaded.transformer.op_times())

@@ -19,11 +19,11 @@ from tests.models.tiny import save_tiny
 @pytest.mark.parametrize(
     ("weights", "group", "head", "layers", "of_head"),
     [
-        ("q4", None, "auto", ("p4", 64), ("p8", 128)),
-        ("q4", 128, "auto", ("p4", 128), ("p8", 128)),
+        ("q4", None, "auto", ("p4", 64), ("p44", 128)),
+        ("q4", 128, "auto", ("p4", 128), ("p44", 128)),
         ("q4", None, "q4", ("p4", 64), ("p4", 32)),
         ("q4", 32, "q8", ("p4", 32), ("p8", 128)),
-        ("q8", None, "auto", ("p8", 128), ("p8", 128)),
+        ("q8", None, "auto", ("p8", 128), ("p44", 128)),
         ("q8", 64, "q4", ("p8", 64), ("p4", 32)),
         ("q8", 32, "q8", ("p8", 32), ("p8", 32)),
         ("bf16", None, "auto", ("bf16", 0), ("bf16", 0)),

@@ -9,14 +9,19 @@
 //   P4            f16 scale[groups][16], padded to 64 B; if has_zero: u8 zero[groups][16], padded to 64 B;
 //                 then padded_k/8 lines of 64 B: byte 4c+i = q[c][8j+i] | q[c][8j+4+i] << 4, q in 0..15.
 //                 value = scale * (q - zero), zero = 8 where has_zero is false.
-//   padded_k = k rounded up to `group` (P8, P4); padding codes mean 0 (128, or the zero point).
+//   P44           the codes of P8 in two planes, one behind the other. The upper plane has for each panel
+//                 f32 scale[16]; f32 rest, padded to 64 B; then padded_k/8 lines as P4 has them, of code >>
+//                 4; the lower plane only padded_k/8 lines, of code & 15. The upper plane alone says scale *
+//                 (16 * upper - 120.5): the middle of the 16 codes it may be. rest = the largest of the 16
+//                 channels' scale * root mean square over k of what is then missing, lower - 7.5.
+//   padded_k = k rounded up to `group` (P8, P44, P4); padding codes mean 0 (128, or the zero point).
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace narrows {
 
-enum class Format : uint8_t { F32 = 0, F16 = 1, BF16 = 2, P8 = 3, P4 = 4 };
+enum class Format : uint8_t { F32 = 0, F16 = 1, BF16 = 2, P8 = 3, P4 = 4, P44 = 5 };
 inline constexpr int kPanel = 16;         // output channels in a panel: one AVX-512 vector of int32 or float
 inline constexpr int kRowBlock = 8;       // activation rows packed together: the height of the prefill tile
 inline constexpr int kLayoutVersion = 2;  // part of the cache key: raise it whenever the bytes change
@@ -27,23 +32,31 @@ constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * t
 struct PackedMatrix {
   const uint8_t* data = nullptr;
   Format format = Format::F32;
-  int32_t n = 0;          // output channels
-  int32_t k = 0;          // input channels
-  int32_t group = 0;      // k per scale of weights (P4) and activations (P8, P4): 32, 64 or 128; 0 for floats
+  int32_t n = 0;      // output channels
+  int32_t k = 0;      // input channels
+  int32_t group = 0;  // k per scale of weights (P4) and activations (P8, P44, P4): 32, 64 or 128; 0: floats
   bool has_zero = false;  // P4 only: a zero point per (group, channel)
 
-  bool quantized() const { return format == Format::P8 || format == Format::P4; }
+  bool quantized() const { return format == Format::P8 || format == Format::P4 || format == Format::P44; }
   int32_t panels() const { return (n + kPanel - 1) / kPanel; }
   int64_t padded_k() const { return group > 0 ? round_up(k, group) : k; }
   int64_t groups() const { return group > 0 ? padded_k() / group : 0; }
   int64_t scale_bytes() const;  // bytes before the zero points (P4) or codes
   int64_t zero_bytes() const;
-  int64_t panel_bytes() const;
-  int64_t bytes() const { return panel_bytes() * panels(); }
+  int64_t panel_bytes() const;  // from one panel to the next; P44: in the upper plane
+  int64_t lower_bytes() const { return format == Format::P44 ? padded_k() * kPanel / 2 : 0; }  // of a panel
+  int64_t bytes() const { return (panel_bytes() + lower_bytes()) * panels(); }
+  /// P44: the `rest` of a panel.
+  float rest(int64_t panel) const {
+    return reinterpret_cast<const float*>(data + panel_bytes() * panel)[kPanel];
+  }
+  /// P44: where the lower nibbles of a panel begin in `data`.
+  int64_t lower_begin(int64_t panel) const { return panel_bytes() * panels() + lower_bytes() * panel; }
 };
 
 inline int64_t PackedMatrix::scale_bytes() const {
   if (format == Format::P8) return 64;
+  if (format == Format::P44) return 128;
   return format == Format::P4 ? round_up(groups() * kPanel * 2, 64) : 0;
 }
 inline int64_t PackedMatrix::zero_bytes() const {
@@ -55,6 +68,7 @@ inline int64_t PackedMatrix::panel_bytes() const {
     case Format::F16:
     case Format::BF16: return round_up(int64_t{k} * kPanel * 2, 64);
     case Format::P8: return scale_bytes() + padded_k() * kPanel;
+    case Format::P44: return scale_bytes() + padded_k() * kPanel / 2;
     case Format::P4: return scale_bytes() + zero_bytes() + padded_k() * kPanel / 2;
   }
   return 0;

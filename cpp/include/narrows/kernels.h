@@ -53,6 +53,10 @@ struct Kernels {
   /// kLinearScratchBytes per thread, 64-byte aligned.
   void (*linear)(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a,
                  float* out, int64_t ld_out, uint8_t* scratch);
+  /// The same sums over the upper plane of P44 alone. Given exactly those codes, x and the exact result, the
+  /// difference is sum_k scale * (lower - 7.5) * x[k].
+  void (*linear_upper)(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a,
+                       float* out, int64_t ld_out, uint8_t* scratch);
   /// Quantizes rows [row_begin, row_end), which are x[(row - row_begin)*ld + k], into the codes, scales and
   /// sums of `a` (int8 symmetric per (row, group): scale = max|x|/127, ties to even; an all-zero group has
   /// scale 0 and codes 0).
@@ -88,6 +92,8 @@ struct Kernels {
   /// Max and log(sum(exp(x))) of n logits; *finite is false where any is NaN or +inf.
   void (*log_sum_exp)(const float* x, int32_t n, float* max, float* lse, bool* finite);
   int32_t (*argmax)(const float* x, int32_t n);  // the lowest index among equal maxima
+  /// best[p] = the largest of x[16p, 16p + 16); +inf where one of them is NaN or +inf.
+  void (*panel_max)(const float* x, int32_t panels, float* best);
 
   // ---- peak.cpp
   /// Multiply-accumulates per second of the calling thread, registers only, over about `seconds`: int8 as the

@@ -32,8 +32,8 @@ struct TokenLogprob {
 };
 
 struct Sampled {
-  int32_t token = -1;  // -1 where the logits were not finite
-  float logprob = 0.0f;
+  int32_t token = -1;             // -1 where the logits were not finite
+  float logprob = 0.0f;           // 0 unless SamplingParams::top_logprobs asks for it
   std::vector<TokenLogprob> top;  // best first
 };
 
@@ -44,6 +44,14 @@ class Sampler {
   Sampler(SamplingParams params, const int32_t* prompt, int64_t prompt_len);
   /// Draws the next token; `logits` [vocab] may be overwritten. Does not change the state.
   Sampled sample(const Kernels& kernels, float* logits, int32_t vocab) const;
+  /// How many of the largest logits decide the draws from here on: 1 for greedy, top_k; 0 where it may be any
+  /// number, or more than kMaxReach, because log-probabilities, penalties or biases look at others too.
+  int32_t reach() const;
+  static constexpr int32_t kMaxReach = 64;
+  /// What sample() would draw if all logits but these `count`, of rising tokens, were -inf; reach() > 0 of
+  /// the largest must be among them.
+  Sampled sample_among(const Kernels& kernels, const float* logits, const int32_t* tokens,
+                       int32_t count) const;
   /// Records an accepted output token.
   void accept(int32_t token);
   int64_t num_output() const { return num_output_; }

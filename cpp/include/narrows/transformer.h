@@ -130,7 +130,9 @@ class Transformer {
             float* all_logits = nullptr);
   const Model& model() const;
   int32_t max_step_tokens() const;
-  int64_t weight_bytes_per_step() const;  // bytes of weights one step reads, head included
+  /// Bytes of weights one step reads, head included; of a head in two planes the upper one, which is all that
+  /// a greedy step reads of it but for the few panels that can hold the token.
+  int64_t weight_bytes_per_step() const;
   int64_t scratch_bytes() const;
   /// Seconds thread 0 spent per op group since the last call, indexed by OpGroup. Not during a step.
   std::array<double, kOpGroups> take_op_times();

@@ -26,5 +26,6 @@ void attention(const AttentionArgs& args);
 
 void log_sum_exp(const float* x, int32_t n, float* max, float* lse, bool* finite);
 int32_t argmax(const float* x, int32_t n);
+void panel_max(const float* x, int32_t panels, float* best);
 
 }  // namespace narrows::NARROWS_ISA_NAMESPACE

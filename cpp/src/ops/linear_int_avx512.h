@@ -12,10 +12,11 @@ constexpr int kSmallRows = 16;  // rows the small-batch kernel takes: 16 int32 a
 
 /// One panel of a quantised matrix.
 struct IntPanel {
-  const uint8_t* scales;  // P4: f16[groups][16]; P8: f32[16]
-  const uint8_t* zeros;   // u8[groups][16], or null: 8 (P4), 128 (P8)
-  const uint8_t* codes;
-  int32_t channels;  // 1..16 of them exist
+  const uint8_t* scales;  // P4: f16[groups][16]; P8, P44: f32[16]
+  const uint8_t* zeros;   // u8[groups][16], or null: 8 (P4), 128 (P8, P44)
+  const uint8_t* codes;   // P44: the upper nibbles
+  const uint8_t* lower;   // P44
+  int32_t channels;       // 1..16 of them exist
 };
 
 /// One row block of activations (codes[(k/4)*rb + r], scale and sum [g*rb + r]).

@@ -106,29 +106,47 @@ inline void unpack_p4(const uint8_t* codes, int32_t lines, uint8_t* to) {
   }
 }
 
+/// Lines of the two planes of P44 into twice as many lines of P8.
+inline void unpack_p44(const uint8_t* upper, const uint8_t* lower, int32_t lines, uint8_t* to) {
+  const __m512i low = _mm512_set1_epi8(15);
+  for (int32_t i = 0; i < lines; ++i, upper += 64, lower += 64, to += 128) {
+    const __m512i v = _mm512_load_si512(upper), w = _mm512_load_si512(lower);
+    _mm512_store_si512(to, _mm512_ternarylogic_epi32(low, w, _mm512_slli_epi16(v, 4), 0xca));
+    _mm512_store_si512(to + 64, _mm512_ternarylogic_epi32(low, _mm512_srli_epi16(w, 4), v, 0xca));
+  }
+}
+
 /// The codes that come after group g, in these panels or in those of the next tile. They are asked for in
 /// portions between the row blocks, so that they travel while the multipliers work and never fill the miss
 /// buffers at once.
 class Ahead {
  public:
   Ahead(const PackedMatrix& w, const IntPanel (&panel)[kTilePanels], int64_t g)
-      : bytes_(int64_t{w.group} * (w.format == Format::P8 ? kPanel : kPanel / 2)) {
+      : bytes_(int64_t{w.group} * (w.format == Format::P8 ? kPanel : kPanel / 2)),
+        two_planes_(w.format == Format::P44) {
     const bool last = g + 1 == w.groups();
     for (int p = 0; p < kTilePanels; ++p) {
       next_[p] = panel[p].codes + (last ? kTilePanels * w.panel_bytes() : (g + 1) * bytes_);
+      lower_[p] = panel[p].lower + (last ? kTilePanels * w.lower_bytes() : (g + 1) * bytes_);
     }
   }
   /// Portion `part` of `parts`; prefetching past the last panel is harmless.
   void prefetch(int64_t part, int64_t parts) const {
     const int64_t lines = bytes_ / 64 * kTilePanels;
     for (int64_t i = lines * part / parts; i < lines * (part + 1) / parts; ++i) {
-      _mm_prefetch(reinterpret_cast<const char*>(next_[i % kTilePanels] + i / kTilePanels * 64), _MM_HINT_T0);
+      const int64_t at = i / kTilePanels * 64;
+      _mm_prefetch(reinterpret_cast<const char*>(next_[i % kTilePanels] + at), _MM_HINT_T0);
+      if (two_planes_) {
+        _mm_prefetch(reinterpret_cast<const char*>(lower_[i % kTilePanels] + at), _MM_HINT_T0);
+      }
     }
   }
 
  private:
   const uint8_t* next_[kTilePanels];
-  int64_t bytes_;
+  const uint8_t* lower_[kTilePanels];
+  int64_t bytes_;  // of codes in a group
+  bool two_planes_;
 };
 
 void load_group(const PackedMatrix& w, const IntPanel (&panel)[kTilePanels], int64_t g, uint8_t* unpacked,
@@ -139,8 +157,13 @@ void load_group(const PackedMatrix& w, const IntPanel (&panel)[kTilePanels], int
       continue;
     }
     uint8_t* to = unpacked + p * kMaxGroup * kPanel;
-    unpack_p4(panel[p].codes + g * w.group * (kPanel / 2), w.group / 8, to);
+    const int64_t begin = g * w.group * (kPanel / 2);
     group->codes[p] = to;
+    if (w.format == Format::P44) {
+      unpack_p44(panel[p].codes + begin, panel[p].lower + begin, w.group / 8, to);
+      continue;
+    }
+    unpack_p4(panel[p].codes + begin, w.group / 8, to);
     const auto* scale = reinterpret_cast<const __m256i*>(panel[p].scales + g * 32);
     _mm512_store_ps(group->scale[p], _mm512_cvtph_ps(_mm256_loadu_si256(scale)));
     if (w.has_zero) {
@@ -155,7 +178,7 @@ void load_group(const PackedMatrix& w, const IntPanel (&panel)[kTilePanels], int
 void store_tile(const PackedMatrix& w, const IntPanel (&panel)[kTilePanels], const float* c, int32_t rows,
                 float* out, int64_t ld_out) {
   for (int p = 0; p < kTilePanels; ++p) {
-    const bool p8 = w.format == Format::P8;
+    const bool p8 = w.format != Format::P4;  // one scale per channel
     const __m512 scale = p8 ? _mm512_loadu_ps(panel[p].scales) : _mm512_setzero_ps();
     const auto mask = static_cast<__mmask16>((1u << panel[p].channels) - 1u);
     for (int32_t r = 0; r < rows; ++r) {
@@ -177,7 +200,7 @@ void int_tile(const PackedMatrix& w, int32_t panel, const Activations& a, int32_
   __builtin_memset(c, 0, static_cast<size_t>(rows) * kTileWidth * sizeof(float));
   TileGroup group;
   group.shared_zero = !w.has_zero;
-  group.zero = w.format == Format::P8 ? 128 : 8;
+  group.zero = w.format == Format::P4 ? 8 : 128;
   group.bytes = int64_t{w.group} * kPanel;
   for (int p = 0; p < kTilePanels; ++p) _mm512_store_ps(group.scale[p], _mm512_set1_ps(1.0f));
   const int64_t groups = w.groups(), padded_k = w.padded_k();

@@ -24,6 +24,20 @@ void unpack_p8(const PackedMatrix& w, const uint8_t* panel, int32_t channel, flo
   }
 }
 
+void unpack_p44(const PackedMatrix& w, int32_t row, float* out) {
+  const uint8_t* panel = w.data + w.panel_bytes() * (row / kPanel);
+  const int32_t channel = row % kPanel;
+  const float scale = reinterpret_cast<const float*>(panel)[channel];
+  const uint8_t* upper = panel + w.scale_bytes() + 4 * channel;
+  const uint8_t* lower = w.data + w.lower_begin(row / kPanel) + 4 * channel;
+  for (int64_t k = 0; k < w.k; ++k) {
+    const int64_t at = (k / 8) * 64 + k % 4;
+    const int shift = k % 8 < 4 ? 0 : 4;
+    const int code = (upper[at] >> shift & 15) << 4 | (lower[at] >> shift & 15);
+    out[k] = scale * static_cast<float>(code - 128);
+  }
+}
+
 void unpack_p4(const PackedMatrix& w, const uint8_t* panel, int32_t channel, float* out) {
   const auto* scales = reinterpret_cast<const uint16_t*>(panel) + channel;
   const uint8_t* zeros = panel + w.scale_bytes() + channel;
@@ -48,6 +62,7 @@ void unpack_row(const PackedMatrix& w, int32_t row, float* out) {
   switch (w.format) {
     case Format::P8: return unpack_p8(w, panel, channel, out);
     case Format::P4: return unpack_p4(w, panel, channel, out);
+    case Format::P44: return unpack_p44(w, row, out);
     default: return unpack_float(w, panel, channel, out);
   }
 }

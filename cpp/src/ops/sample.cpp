@@ -1,4 +1,4 @@
-// The two passes over the vocabulary that every sampled token needs: log-sum-exp and argmax.
+// The passes over the vocabulary that sampled tokens need: log-sum-exp, argmax and the largest of each panel.
 #include "ops/float_ops.h"
 #include "vec/vec.h"
 
@@ -69,6 +69,19 @@ int32_t argmax(const float* x, int32_t n) {
     if (found < n) return found;
   }
   return 0;  // all NaN
+}
+
+void panel_max(const float* x, int32_t panels, float* best) {
+  const Vec limit = broadcast(kInfinity);
+  for (int32_t p = 0; p < panels; ++p, x += kPanel) {
+    Vec largest = broadcast(-kInfinity);
+    Mask bad = no_lanes();
+    for (int32_t i = 0; i < kPanel; i += kWidth) {
+      largest = max_of(load(x + i), largest);
+      bad = either(bad, not_less(load(x + i), limit));
+    }
+    best[p] = any(bad) ? kInfinity : reduce_max(largest);
+  }
 }
 
 }  // namespace narrows::NARROWS_ISA_NAMESPACE

@@ -23,6 +23,7 @@ const Kernels kTable = {
     .isa = kIsa,
     .name = kName,
     .linear = linear,
+    .linear_upper = linear_upper,
     .quantize = quantize,
     .unpack_row = unpack_row,
     .code_p4 = code_p4,
@@ -38,6 +39,7 @@ const Kernels kTable = {
     .attention = attention,
     .log_sum_exp = log_sum_exp,
     .argmax = argmax,
+    .panel_max = panel_max,
     .int8_peak = int8_peak,
     .fp32_peak = fp32_peak,
 };

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 KvKind = Literal["f16", "f32", "int8"]  # keys and values in their pages
-FormatName = Literal["f32", "f16", "bf16", "p8", "p4"]
+FormatName = Literal["f32", "f16", "bf16", "p8", "p44", "p4"]
 PANEL: Final = 16  # output channels in a panel
 KV_BLOCK: Final = 16  # tokens whose keys and values lie together: a page per kv head
 ALIGNMENT: Final = 64  # bytes; of panels and of every packed tensor
@@ -39,13 +39,15 @@ class PackedFormat:
 
     @property
     def is_quantized(self) -> bool:
-        return self.name in ("p8", "p4")
+        return self.name in ("p8", "p44", "p4")
 
     def describe(self) -> str:
         """For humans: q4 (groups of 128, zero points)."""
         match self.name:
             case "p8":
                 return "q8"
+            case "p44":
+                return "q8 in two planes"
             case "p4":
                 return f"q4 (groups of {self.group}{', zero points' if self.has_zero else ''})"
         return self.name
@@ -77,6 +79,8 @@ class PackedShape:
         match self.format.name:
             case "p8":
                 return PANEL * 4
+            case "p44":
+                return 2 * PANEL * 4
             case "p4":
                 return round_up(self.groups * PANEL * 2, ALIGNMENT)
         return 0
@@ -88,15 +92,28 @@ class PackedShape:
 
     @property
     def panel_bytes(self) -> int:
+        """From one panel to the next; p44: in the upper plane."""
         match self.format.name:
             case "p8":
                 return self.scale_bytes + self.padded_k * PANEL
+            case "p44":
+                return self.scale_bytes + self.padded_k * PANEL // 2
             case "p4":
                 return self.scale_bytes + self.zero_bytes + self.padded_k * PANEL // 2
         return round_up(self.k * PANEL * ITEM_BYTES[self.format.name], ALIGNMENT)
 
     @property
+    def lower_bytes(self) -> int:
+        """Bytes of a panel in the lower plane; 0 where there is none."""
+        return self.padded_k * PANEL // 2 if self.format.name == "p44" else 0
+
+    @property
     def num_bytes(self) -> int:
+        return (self.panel_bytes + self.lower_bytes) * self.panels
+
+    @property
+    def first_bytes(self) -> int:
+        """What is read to find the largest results: of p44 the upper plane, else everything."""
         return self.panel_bytes * self.panels
 
 

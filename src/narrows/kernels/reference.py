@@ -18,8 +18,9 @@ CODE_MAX = 127  # int8 activations are symmetric
 
 def unpack(data: Bytes, shape: PackedShape) -> Floats:
     """All values of a packed matrix, [n, k]."""
-    panels = data.reshape(shape.panels, shape.panel_bytes)
-    rows = np.concatenate([_panel(panel, shape) for panel in panels])
+    panels = data[: shape.first_bytes].reshape(shape.panels, shape.panel_bytes)
+    lower = data[shape.first_bytes :].reshape(shape.panels, shape.lower_bytes)
+    rows = np.concatenate([_panel(*pair, shape) for pair in zip(panels, lower, strict=True)])
     return rows[: shape.n, : shape.k].astype(np.float32)
 
 
@@ -44,9 +45,11 @@ def linear(data: Bytes, shape: PackedShape, x: Floats) -> npt.NDArray[np.float64
     return np.asarray(seen @ weights.T)
 
 
-def _panel(panel: Bytes, shape: PackedShape) -> Floats:
-    """One panel as [16, padded_k]."""
+def _panel(panel: Bytes, lower: Bytes, shape: PackedShape) -> Floats:
+    """One panel as [16, padded_k]; `lower` is its part of the lower plane of p44."""
     match shape.format.name:
+        case "p44":
+            return _panel_p44(panel, lower, shape)
         case "p8":
             return _panel_p8(panel, shape)
         case "p4":
@@ -67,6 +70,19 @@ def _panel_p8(panel: Bytes, shape: PackedShape) -> Floats:
     return codes.astype(np.float32) * scale[:, None]
 
 
+def _panel_p44(panel: Bytes, lower: Bytes, shape: PackedShape) -> Floats:
+    scale = panel[: PANEL * 4].view(np.float32)
+    codes = 16 * _nibbles(panel[shape.scale_bytes :]) + _nibbles(lower) - 128
+    return codes.astype(np.float32) * scale[:, None]
+
+
+def _nibbles(lines: Bytes) -> npt.NDArray[np.int32]:
+    """[16, padded_k] of lines of 8 inputs: line j, channel c, half h, i is input 8j + 4h + i."""
+    apart = lines.reshape(-1, PANEL, 4)
+    nibbles = np.stack([apart & 15, apart >> 4], axis=2)
+    return nibbles.transpose(1, 0, 2, 3).reshape(PANEL, -1).astype(np.int32)
+
+
 def _panel_p4(panel: Bytes, shape: PackedShape) -> Floats:
     groups = shape.groups
     scale = panel[: groups * PANEL * 2].view(np.float16).astype(np.float32).reshape(groups, PANEL)
@@ -74,8 +90,6 @@ def _panel_p4(panel: Bytes, shape: PackedShape) -> Floats:
     if shape.format.has_zero:
         begin = shape.scale_bytes
         zero = panel[begin : begin + groups * PANEL].reshape(groups, PANEL).astype(np.int32)
-    lines = panel[shape.scale_bytes + shape.zero_bytes :].reshape(-1, PANEL, 4)  # line j: inputs 8j .. 8j + 7
-    nibbles = np.stack([lines & 15, lines >> 4], axis=2)  # [lines, channel, half, i]: input 8j + 4 half + i
-    codes = nibbles.transpose(1, 0, 2, 3).reshape(PANEL, groups, -1).astype(np.int32)
+    codes = _nibbles(panel[shape.scale_bytes + shape.zero_bytes :]).reshape(PANEL, groups, -1)
     values = (codes - zero.T[:, :, None]).astype(np.float32) * scale.T[:, :, None]
     return values.reshape(PANEL, -1)

@@ -38,6 +38,7 @@ ATTEND_ROWS: Final[dict[Attention, int]] = {
     "integers": 64,
     "bytes": 32,
 }  # of a task
+PLANE_ROWS: Final = 8  # rows of logits up to which the best are looked for in the upper plane of the head
 INT8_VECTORS: Final = 128  # (row, head) pairs that walk the keys together in integers
 KEY_CHUNK: Final = 256  # keys, aligned to position 0
 
@@ -284,11 +285,16 @@ def _tiled_pairs(layer: LayerSpec, chunk: Chunk) -> int:
 
 
 def _frame(spec: TransformerSpec, formats: Formats, step: tuple[Chunk, ...]) -> tuple[OpCost, OpCost]:
-    """Head and, as "other", embedding and sampling."""
+    """Head and, as "other", embedding and sampling.
+
+    Few rows are taken to be greedy: they read the upper plane of a head in two, and some panels of the lower
+    one. How many, nobody knows in advance; these are not counted.
+    """
     shape = head_shape(spec, formats)
     rows, logits = (sum(getattr(chunk, name) for chunk in step) for name in ("num_tokens", "num_logits"))
     # A row of a packed embedding lies across its panel's lines: all of them are read.
-    row_bytes = shape.panel_bytes if spec.head is None else spec.hidden * FLOAT_BYTES
+    panel_bytes = shape.panel_bytes + shape.lower_bytes
+    row_bytes = panel_bytes if spec.head is None else spec.hidden * FLOAT_BYTES
     other = OpCost(
         "other",
         rows=rows,
@@ -296,4 +302,7 @@ def _frame(spec: TransformerSpec, formats: Formats, step: tuple[Chunk, ...]) -> 
         activation_bytes=(rows * spec.hidden + logits * spec.vocab) * FLOAT_BYTES,
         stages=1,
     )
-    return _linear("head", shape, logits, outputs=spec.vocab, stages=2), other
+    head = _linear("head", shape, logits, outputs=spec.vocab, stages=2)
+    if shape.lower_bytes and 0 < logits <= PLANE_ROWS:
+        return replace(head, weight_bytes=shape.first_bytes, stages=head.stages + 2), other
+    return head, other

@@ -36,8 +36,13 @@ class Formats(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WeightBytes:
-    """Bytes of a packed model. `matrices` is what a step reads, `packed` what the runner holds."""
+    """Bytes of a packed model. `step` is what a step reads, `packed` what the runner holds.
 
+    A step means a greedy one of few rows: of a head in two planes it reads the upper one, and a few panels of
+    the lower one that cannot be known in advance and are not counted.
+    """
+
+    step: int
     matrices: int
     vectors: int  # norms, biases, learned positions: float32, each padded to 64 bytes
     embedding_rows: int  # an untied embedding stays in the checkpoint as it is, in `embedding_item_bytes`
@@ -49,10 +54,13 @@ class WeightBytes:
 
 def weight_bytes(spec: TransformerSpec, formats: Formats, *, embedding_item_bytes: int = 2) -> WeightBytes:
     """The model's bytes, as runners.plan.PackPlan has them; `embedding_item_bytes` are the checkpoint's."""
-    matrices = sum(shape.num_bytes for shape in _matrices(spec, formats))
+    shapes = tuple(_matrices(spec, formats))
+    step, matrices = (
+        sum(sizes) for sizes in zip(*((s.first_bytes, s.num_bytes) for s in shapes), strict=True)
+    )
     vectors = sum(round_up(length * FLOAT_BYTES, ALIGNMENT) for length in _vector_lengths(spec))
     rows = spec.vocab * spec.hidden * embedding_item_bytes if spec.head is not None else 0
-    return WeightBytes(matrices, vectors, rows)
+    return WeightBytes(step, matrices, vectors, rows)
 
 
 def kv_kinds(spec: TransformerSpec, kv: KvKinds) -> tuple[KvKind, ...]:

@@ -16,7 +16,7 @@ from narrows.models.costs import FEW_ROWS, GROUPS, Group, OpCost
 
 FLOAT_LANES: Final = 4  # int8 multiply-adds one instruction does for each fp32 one
 SMALL_ROWS: Final = 16  # rows up to which a matrix streams through registers once; more go through the tile
-QUANTIZED: Final = ("p8", "p4")
+QUANTIZED: Final = ("p8", "p44", "p4")
 OVERLAP: Final = (
     3.0  # 1: memory and multipliers wait for each other; infinite: the slower one hides the other
 )
@@ -107,7 +107,7 @@ def _linear_seconds(op: OpCost, ceilings: Ceilings, rates: Rates) -> float:
     per_row = op.macs / op.rows
     if op.format in QUANTIZED:
         share = rates.small if op.rows <= SMALL_ROWS else rates.tile
-        unpack = rates.unpack_macs if op.format == "p4" else 0.0
+        unpack = rates.unpack_macs if op.format in ("p44", "p4") else 0.0
         scaling = 1 + rates.group_macs / op.group_size
         compute = per_row * (unpack + op.rows * scaling / share) / peak
     else:

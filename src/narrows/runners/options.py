@@ -23,7 +23,7 @@ class CpuOptions:
 
     weights: WeightsKind = "auto"
     group: int | None = None  # inputs per scale, q8 and q4
-    head: HeadKind = "auto"  # q4: 8 bits; else as the weights
+    head: HeadKind = "auto"  # auto: q8 and q4 have 8 bits in two planes; else as the weights
     threads: int | None = None
     kv_dtype: KvDtype = "auto"  # int8 where weights are q4 and the keys bear it, else f16
     attention: AttentionKind = "auto"  # of prompts; auto: int8 where weights are q4

@@ -61,13 +61,15 @@ class Recipe:
         """The format of the head (and the embedding, where tied).
 
         The head decides every token and suffers most from 4 bits: by itself it keeps 8, though with a large
-        vocabulary it is a third of the bytes a step reads. At 4 bits it gets the smallest groups.
+        vocabulary it is a third of the bytes a step reads; in two planes, most steps read half of them. At 4
+        bits it gets the smallest groups.
         """
         if self.head == "q4":
             return PackedFormat("p4", GROUPS[0], has_zero=True)
-        if self.weights != "q8" and (self.head == "q8" or self.weights == "q4"):
-            return PackedFormat("p8", fitting_group(k, DEFAULT_GROUP))
-        return self.matrix_format(k)
+        group = fitting_group(k, self.group if self.weights == "q8" else DEFAULT_GROUP)
+        if self.head == "q8":
+            return PackedFormat("p8", group)
+        return PackedFormat("p44", group) if self.weights in ("q8", "q4") else self.matrix_format(k)
 
 
 @dataclass(frozen=True, slots=True)

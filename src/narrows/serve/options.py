@@ -69,8 +69,9 @@ def add_model_options(parser: argparse.ArgumentParser, *, speculation: bool = Tr
         "--head",
         choices=HEAD_KINDS,
         default="auto",
-        help="of the output layer; auto: 8 bits beside q4 weights, else as the weights; "
-        "q4 reads fewer bytes and costs quality",
+        help="of the output layer; auto: beside q4 and q8 weights 8 bits, of which a greedy step reads few "
+        "but the upper four, else as the weights; q8: always read whole; q4 reads fewer bytes and costs "
+        "quality",
     )
     group.add_argument(
         "--attention",
