@@ -253,8 +253,9 @@ void linear_upper(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end,
 
 void linear_int(const PackedMatrix& w, int32_t panel_begin, int32_t panel_end, const Activations& a,
                 float* out, int64_t ld_out, uint8_t* scratch) {
-  const int32_t tiled_rows =
-      a.rows > (w.format == Format::P44 ? 32 : kSmallRows) ? a.rows / kRowBlock * kRowBlock : 0;
+  // The tile puts the lines of P44 together in memory; for two small batches registers are cheaper.
+  const int32_t small_rows = w.format == Format::P44 ? 2 * kSmallRows : kSmallRows;
+  const int32_t tiled_rows = a.rows > small_rows ? a.rows / kRowBlock * kRowBlock : 0;
   const int32_t tiled_end = panel_begin + (panel_end - panel_begin) / kTilePanels * kTilePanels;
   for (int32_t row = 0; row < tiled_rows; row += kTileRows) {
     const int32_t rows = tiled_rows - row < kTileRows ? tiled_rows - row : kTileRows;
