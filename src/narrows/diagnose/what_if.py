@@ -15,7 +15,7 @@ from narrows.diagnose.findings import Findings
 from narrows.diagnose.predict import CostModel, CurveCeilings, ProfileCeilings, waiting
 from narrows.diagnose.setup import LOADS, Setup
 from narrows.machine.bandwidth import DRAM_BYTES
-from narrows.models.costs import Chunk, OpCost, step_costs
+from narrows.models.costs import PLANE_ROWS, Chunk, OpCost, step_costs
 from narrows.models.sizes import head_shape, kv_kinds, kv_row_bytes
 
 NOW: Final = "now"
@@ -95,10 +95,12 @@ def _kind(setup: Setup) -> dict[str, Any]:
         "kv_bytes_per_token": setup.kv_bytes_per_token,
         "waiting": waiting(setup.threads, setup.recipe.weights),
         "memory_bytes": found.packed + found.embedding_rows,
-        "row_bytes": head.panel_bytes if setup.spec.head is None else setup.spec.hidden * 4,
+        "row_bytes": head.panel_bytes + head.lower_bytes
+        if setup.spec.head is None
+        else setup.spec.hidden * 4,
         "linears": [
             *(_linear(op, count) for op, count in Counter(inner).items()),
-            _linear(head_op, 1, logits_only=True),
+            _head(setup, head_op),
         ],
         "last_whole": [_linear(op, 1) for op in last],
         "last_narrowed": [_linear(op, 1, logits_only=index > 0) for index, op in enumerate(narrowed)],
@@ -122,6 +124,15 @@ def _linear(op: OpCost, count: int, *, logits_only: bool = False) -> dict[str, A
         "bytes": op.weight_bytes,
         "activation_bytes": op.activation_bytes // op.rows,
         "stages": op.stages,
+    }
+
+
+def _head(setup: Setup, few: OpCost) -> dict[str, Any]:
+    """Of more rows than PLANE_ROWS both planes are read."""
+    many = _linears(setup, Chunk(PLANE_ROWS + 1, 0, PLANE_ROWS + 1))[-1]
+    return _linear(few, 1, logits_only=True) | {
+        "bytes_of_many": many.weight_bytes,
+        "stages_of_many": many.stages - 1,  # more than FEW_ROWS
     }
 
 

@@ -32,12 +32,7 @@ GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 FEW_ROWS: Final = 4  # up to here every thread prepares all inputs itself, which saves a barrier
 WHOLE_ROWS: Final = 16  # longer chunks store all keys first and attend after one more barrier
 GROUP_VECTORS: Final = 8  # (row, head) pairs multiplied together; no more of them read the pages as they are
-ATTEND_ROWS: Final[dict[Attention, int]] = {
-    "pages": 32,
-    "floats": 32,
-    "integers": 64,
-    "bytes": 32,
-}  # of a task
+ATTEND_ROWS: Final[dict[Attention, int]] = {"pages": 32, "floats": 32, "integers": 64, "bytes": 32}
 PLANE_ROWS: Final = 8  # rows of logits up to which the best are looked for in the upper plane of the head
 INT8_VECTORS: Final = 128  # (row, head) pairs that walk the keys together in integers
 KEY_CHUNK: Final = 256  # keys, aligned to position 0
@@ -285,15 +280,12 @@ def _tiled_pairs(layer: LayerSpec, chunk: Chunk) -> int:
 
 
 def _frame(spec: TransformerSpec, formats: Formats, step: tuple[Chunk, ...]) -> tuple[OpCost, OpCost]:
-    """Head and, as "other", embedding and sampling.
-
-    Few rows are taken to be greedy: they read the upper plane of a head in two, and some panels of the lower
-    one. How many, nobody knows in advance; these are not counted.
+    """Head and, as "other", embedding and sampling. Few rows are taken to be greedy: of a head in two planes
+    they read the upper one; the panels of the lower one are few and not counted.
     """
     shape = head_shape(spec, formats)
-    rows, logits = (sum(getattr(chunk, name) for chunk in step) for name in ("num_tokens", "num_logits"))
-    # A row of a packed embedding lies across its panel's lines: all of them are read.
-    panel_bytes = shape.panel_bytes + shape.lower_bytes
+    rows, logits = _rows(step)
+    panel_bytes = shape.panel_bytes + shape.lower_bytes  # a row of an embedding lies across all its lines
     row_bytes = panel_bytes if spec.head is None else spec.hidden * FLOAT_BYTES
     other = OpCost(
         "other",
@@ -304,5 +296,5 @@ def _frame(spec: TransformerSpec, formats: Formats, step: tuple[Chunk, ...]) -> 
     )
     head = _linear("head", shape, logits, outputs=spec.vocab, stages=2)
     if shape.lower_bytes and 0 < logits <= PLANE_ROWS:
-        return replace(head, weight_bytes=shape.first_bytes, stages=head.stages + 2), other
+        head = replace(head, weight_bytes=shape.first_bytes, stages=head.stages + 2)
     return head, other

@@ -2,7 +2,7 @@
 // A step is a list of chunks {n, start, logits, prompt}; bytes, multiply-adds and seconds as there.
 "use strict";
 
-const FEW_ROWS = 4, WHOLE_ROWS = 16, GROUP_VECTORS = 8, INT8_VECTORS = 128, KEY_CHUNK = 256, KV_BLOCK = 16;
+const FEW_ROWS = 4, WHOLE_ROWS = 16, GROUP_VECTORS = 8, INT8_VECTORS = 128, KEY_CHUNK = 256, KV_BLOCK = 16, PLANE_ROWS = 8;
 const TASK_ROWS = { pages: 32, floats: 32, integers: 64, bytes: 32 };
 const FLOAT_LANES = 4, SMALL_ROWS = 16, OVERLAP = 3, FLOAT_BYTES = 4;
 
@@ -84,8 +84,10 @@ function stepOps(data, kind, step) {
   const ops = [...what.linears, ...(narrowed ? what.last_narrowed : what.last_whole)].map((op) => {
     const own = op.logits_only ? logits : rows;
     return {
-      ...op, rows: own, macs: op.macs * own, bytes: own ? op.bytes : 0,
-      activation: op.activation_bytes * own, stages: own ? op.stages + (own > FEW_ROWS ? 1 : 0) : 0,
+      ...op, rows: own, macs: op.macs * own,
+      bytes: own ? (own > PLANE_ROWS && op.bytes_of_many ? op.bytes_of_many : op.bytes) : 0,
+      activation: op.activation_bytes * own,
+      stages: own ? (own > PLANE_ROWS && op.bytes_of_many ? op.stages_of_many : op.stages) + (own > FEW_ROWS ? 1 : 0) : 0,
     };
   });
   for (const layer of what.attention) ops.push(...attentionOps(layer, step, what.int8_attention));
@@ -129,9 +131,9 @@ function opSeconds(op, near, rates) {
   } else {
     const perRow = op.macs / op.rows;
     let compute;
-    if (op.format === "p4" || op.format === "p8") {
+    if (op.format === "p4" || op.format === "p8" || op.format === "p44") {
       const share = op.rows <= SMALL_ROWS ? rates.small : rates.tile;
-      const unpack = op.format === "p4" ? rates.unpack_macs : 0;
+      const unpack = op.format === "p8" ? 0 : rates.unpack_macs;
       const scaling = 1 + rates.group_macs / op.group_size;
       compute = (perRow * (unpack + (op.rows * scaling) / share)) / near.peak;
     } else {
