@@ -115,6 +115,8 @@ def _phase(phase: PhaseReport, outside: str) -> Iterator[str]:
         "unit": "one unit of work",
     }[phase.name]
     yield f"{phase.name}, {unit}: {seconds(phase.seconds)}, {phase.source}"
+    if not phase.ops:
+        return
     yield f"  {'group':{width}} {'time':>9} {'share':>6} {'bytes':>9} {'MFLOP':>10}  of which ceiling"
     for op in sorted(phase.ops, key=lambda op: -op.seconds):
         near = (
@@ -126,8 +128,6 @@ def _phase(phase: PhaseReport, outside: str) -> Iterator[str]:
             f"  {op.group:{width}} {seconds(op.seconds):>9} {op.share:6.0%} {size(op.read_bytes):>9} "
             f"{op.flops / 1e6:10,.4g}  {near}"
         )
-    if not phase.ops:
-        return
     share = phase.outside_s / phase.seconds if phase.seconds else 0.0
     yield f"  {'outside':{width}} {seconds(phase.outside_s):>9} {share:6.0%} {'':9} {'':10}  {outside}"
 
@@ -176,12 +176,13 @@ def shown(value: float | None, unit: str) -> str:
 def _beside(rows: Sequence[Beside]) -> Iterator[str]:
     has_measured = any(row.measured is not None for row in rows)
     yield "Side by side"
-    yield f"  {'':12} {'now':>14} {'Narrows, predicted':>20} {'measured' if has_measured else '':>14}"
+    heads = ("", "now", "Narrows, predicted", "measured" if has_measured else "")
+    yield f"  {heads[0]:12} {heads[1]:>14} {heads[2]:>20} {heads[3]:>14}".rstrip()
     for row in rows:
         values = [shown(value, row.unit) for value in (row.present, row.predicted, row.measured)]
         interval = f"  (predicted within {row.error:.0%})" if row.predicted is not None and row.error else ""
         last = values[2] if has_measured else ""
-        yield f"  {row.what:12} {values[0]:>14} {values[1]:>20} {last:>14}{interval}"
+        yield f"  {row.what:12} {values[0]:>14} {values[1]:>20} {last:>14}{interval}".rstrip()
 
 
 def check_lines(checks: Sequence[Check]) -> list[str]:

@@ -52,7 +52,8 @@ def device_of(torch: ModuleType, wanted: str) -> Literal["cpu", "cuda"]:
     has_gpu = bool(torch.cuda.is_available())
     if wanted == "cuda" and not has_gpu:
         raise UnsupportedHardware(
-            f"--torch-device cuda: torch {torch.__version__} sees no GPU; is it a build for it, is the driver "
+            f"--torch-device cuda: torch {torch.__version__} sees no GPU; is it a build for it, is the "
+            "driver "
             "loaded? Leave the option out to time the CPU"
         )
     return "cuda" if has_gpu and wanted != "cpu" else "cpu"
@@ -62,7 +63,8 @@ def check_config(config: ModelConfig, choice: Choice) -> None:
     """Refuses, before anything is loaded, what is no causal language model or would run a folder's code."""
     if config.values.get("auto_map") and not choice.trust_remote_code:
         raise UnsupportedModel(
-            f"{config.source} asks to run Python of its own folder (auto_map), which is not done unasked; read "
+            f"{config.source} asks to run Python of its own folder (auto_map), which is not done unasked; "
+            "read "
             "that code, then say --trust-remote-code"
         )
     if config.values.get("is_encoder_decoder"):
@@ -149,28 +151,35 @@ class CausalModel:
 
     def decode(self, context: int, streams: int) -> Unit:
         """A token of each stream at `context` tokens: the cache is filled here, and cut back after each."""
+        ids = self._torch.ones((streams, 1), dtype=self._torch.long, device=self.device)
+        cache = self._filled(context, streams)
+        can_crop = self._can_crop(cache, ids, context)
+        if not can_crop:  # some layers may have been cut back, others not
+            cache = self._filled(context, streams)
+        self._cache = cache
+        reset = (lambda: cache.crop(-1)) if can_crop else None  # takes the last one away
+        return Unit("decode", lambda: self._forward(ids, cache), streams, streams, context, reset)
+
+    def _filled(self, context: int, streams: int) -> Any:  # noqa: ANN401
         with self._torch.no_grad():
             cache = self._forward(self._ids(context), None).past_key_values
             if cache is None or not hasattr(cache, "get_seq_length"):
                 raise UnsupportedModel(f"{self.service.family} gives no KV cache that transformers can hold")
             if streams > 1:
                 cache.batch_repeat_interleave(streams)
-        ids = self._torch.ones((streams, 1), dtype=self._torch.long, device=self.device)
-        self._cache = cache
-        reset = (lambda: cache.crop(context)) if self._can_crop(cache, ids, context) else None
-        return Unit("decode", lambda: self._forward(ids, cache), streams, streams, context, reset)
+        return cache
 
     def kv_bytes_per_token(self, context: int, streams: int) -> int:
         """Of one stream, as the cache holds them."""
         tensors = [getattr(layer, n, None) for layer in self._cache.layers for n in ("keys", "values")]
-        held = sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+        held: int = sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
         return round(held / max(1, context * streams))
 
     def _can_crop(self, cache: Any, ids: Any, context: int) -> bool:  # noqa: ANN401
         """A window's cache cannot be cut back; then the context grows by one at each unit."""
         self._forward(ids, cache)
         try:
-            cache.crop(context)
+            cache.crop(-1)
         except (ValueError, RuntimeError, NotImplementedError):
             return False
         return int(cache.get_seq_length()) == context
@@ -183,14 +192,14 @@ class CausalModel:
     def _forward(self, ids: Any, cache: Any) -> Any:  # noqa: ANN401
         torch = self._torch
         few: Mapping[str, int] = {"logits_to_keep": 1} if self._takes_few_logits else {}
-        with torch.no_grad(), _told(torch):
+        with torch.no_grad(), _Told(torch):
             out = self._model(input_ids=ids, past_key_values=cache, use_cache=True, **few)
             with torch.profiler.record_function(SAMPLING_RANGE):
                 out.logits[:, -1].argmax(dim=-1)
         return out
 
 
-class _told:
+class _Told:
     """Errors of torch while it runs, as ours."""
 
     def __init__(self, torch: ModuleType) -> None:

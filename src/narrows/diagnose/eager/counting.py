@@ -35,13 +35,7 @@ def _counter(torch: ModuleType, is_language_model: bool) -> Any:  # noqa: ANN401
             self.counts: dict[Group, Counts] = {}
             self.dense_flops = 0
 
-        def __torch_dispatch__(
-            self,
-            func: Any,
-            _types: Any,
-            args: Any = (),
-            kwargs: Any = None,  # noqa: ANN401
-        ) -> Any:  # noqa: ANN401
+        def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
             kwargs = kwargs or {}
             if func._overloadpacket not in formulas and func is not torch.ops.prim.device.default:
                 with self:  # what inference_mode leaves whole comes apart here

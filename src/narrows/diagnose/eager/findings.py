@@ -97,9 +97,12 @@ def _of_op(findings: EagerFindings, phase: PhaseReport, op: OpReport) -> tuple[t
         return (("decode-kv" if is_kv else "attention", op.seconds),)
     if op.group in ("copies", "conversion", "sampling"):
         return ((op.group, op.seconds),)
-    if op.group == "views" or (op.ceiling == "overhead" and findings.service.device == "cpu"):
+    if op.group == "views":
         return (("dispatch", op.seconds),)
-    return (("elementwise", op.seconds),)
+    # What the calls alone would cost, on single numbers; the rest is the operators' own work.
+    calls = findings.runs[phase.name].counts[op.group].calls if findings.service.device == "cpu" else 0  # type: ignore[index]
+    calling_s = min(op.seconds, calls * findings.ceilings.call_s)
+    return (("dispatch", calling_s), ("elementwise", op.seconds - calling_s))
 
 
 def _of_matrices(findings: EagerFindings, phase: PhaseReport, op: OpReport) -> tuple[tuple[str, float], ...]:

@@ -34,14 +34,10 @@ def candidates(question: Question, findings: Findings) -> Iterator[Candidate]:
         return
     given = question.choice.words()
     recipe = findings.setup.recipe
-    yield _candidate(
-        findings,
-        KIND,
-        "the same model under Narrows",
-        findings.setup,
-        recipe.weights,
-        command(findings, given, {}),
-    )
+    bits = recipe.matrix_format(findings.setup.spec.hidden).describe()
+    words = f"the same model under Narrows, {bits} weights"
+    line = command(findings, given, {})
+    yield _candidate(findings, KIND, words, findings.setup, recipe.weights, line)
     if question.choice.weights != "auto":
         return
     for kind in ("q8", "q4", "q4-fast"):

@@ -17,6 +17,7 @@ from narrows.diagnose.eager.profiling import once, profiled, timed
 from narrows.diagnose.eager.seen import EagerCeilings, Name, Run, Service, Unit
 from narrows.diagnose.process import Spell, between, read_process
 from narrows.machine.profile import MachineProfile
+from narrows.report import QUIET
 
 WORK_S: Final = 3.0  # of one unit without the profiler
 
@@ -75,7 +76,8 @@ def observe(
 
 def _notes(findings: EagerFindings, is_interrupted: bool) -> tuple[str, ...]:
     notes = [
-        "times are of units without the profiler, the median of the fastest tenth; the profiler's shares divide them, "
+        "times are of units without the profiler, the median of the fastest tenth; the profiler's shares "
+        "divide them, "
         "and its own cost lies a little heavier on small operators",
         *findings.service.notes,
     ]
@@ -83,9 +85,14 @@ def _notes(findings: EagerFindings, is_interrupted: bool) -> tuple[str, ...]:
         missing = [name for name, run in findings.runs.items() if run.profile is None]
         what = f"; not profiled: {', '.join(missing)}" if missing else "; ceilings are of the stored profile"
         notes.append(f"interrupted: this is what was measured until then{what}")
+    if findings.service.device == "cpu" and any(run.main_thread < QUIET for run in findings.runs.values()):
+        notes.append(
+            "others were on the cores: against these times every gain looks larger than it is when quiet"
+        )
     if findings.workload is not None and findings.workload.streams > 1:
         notes.append(
-            "streams run as a static batch, as generate() does it; their prompts are taken to need as long as one after "
+            "streams run as a static batch, as generate() does it; their prompts are taken to need as long "
+            "as one after "
             "another"
         )
     if findings.workload is not None:

@@ -157,7 +157,8 @@ def _unknown(findings: EagerFindings) -> Iterator[Candidate]:
         FLOATS,
         f"module = torch.compile(module{mode})",
         (
-            "what it brings is unknown until measured; it compiles anew where shapes change, as those of a growing KV "
+            "what it brings is unknown until measured; it compiles anew where shapes change, as those of a "
+            "growing KV "
             "cache do",
         ),
     )

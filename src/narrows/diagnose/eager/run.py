@@ -1,6 +1,7 @@
 """`narrows diagnose --torch` and `--torch-module`: a user's present service, timed and laid against ceilings.
 
-In: the command line. Out: Report. What can be refused is refused before torch is imported or weights are read.
+In: the command line. Out: Report. What can be refused is refused before torch is imported or weights are
+read.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class EagerCeilings:
-    """Measured beside the units. `rates` by number format; `granted_rates` with as many threads as we may use."""
+    """Measured beside the units; `rates` by number format."""
 
     gb_per_s: float  # over as many bytes as the model has
     cache_gb_per_s: float  # over the bytes of a small operator

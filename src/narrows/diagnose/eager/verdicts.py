@@ -1,7 +1,7 @@
 """Why a service under torch is slow, in plain words.
 
-In: EagerFindings. Out: Verdicts, the largest share of a request first; threads and neighbours come with shares
-of their own. Words and thresholds only: every number was computed elsewhere.
+In: EagerFindings. Out: Verdicts, the largest share of a request first; threads and neighbours come with
+shares of their own. Words and thresholds only: every number was computed elsewhere.
 """
 
 from __future__ import annotations
@@ -52,32 +52,37 @@ def _read(phase: PhaseReport) -> int:
 
 def _fp32(findings: EagerFindings) -> str:
     return (
-        "The weights are float32: every step reads four bytes a weight where bfloat16 has two; half of the time "
+        "The weights are float32: every step reads four bytes a weight where bfloat16 has two; half of the "
+        "time "
         "that is bound by memory goes there."
     )
 
 
 def _emulated(findings: EagerFindings) -> str:
     dtype = findings.service.dtype
-    lacks = "" if findings.ceilings.native_bf16 else ", which has no instructions for it"
+    lacks = ", which has no instructions for it" if findings.ceilings.native_bf16 is False else ""
     own, full = findings.ceilings.rates[dtype], findings.ceilings.rates["float32"]
     return (
-        f"Matrix products of {dtype} are slower than those of float32 under torch on this CPU{lacks}: square ones "
-        f"reach {three(own.matrix)} GFLOP/s against {three(full.matrix)}, one row at a time {three(own.vector)} "
+        f"Matrix products of {dtype} are slower than those of float32 under torch on this CPU{lacks}: "
+        "square ones "
+        f"reach {three(own.matrix)} GFLOP/s against {three(full.matrix)}, one row at a time "
+        f"{three(own.vector)} "
         f"against {three(full.vector)}."
     )
 
 
 def _dispatch(findings: EagerFindings) -> str:
     return (
-        "Python and torch's dispatcher: each operator is called, its shapes are checked, its memory is taken one "
-        "by one, while no arithmetic runs; norms, activations and views are too small to count beside that."
+        "Python and torch's dispatcher: each operator is called, its shapes are checked, its memory is "
+        "taken one "
+        "by one, while no arithmetic runs."
     )
 
 
 def _launches(findings: EagerFindings) -> str:
     return (
-        "The GPU waits for the CPU: operators are launched one by one from Python more slowly than the GPU does "
+        "The GPU waits for the CPU: operators are launched one by one from Python more slowly than the GPU "
+        "does "
         "them."
     )
 
@@ -91,7 +96,8 @@ def _copies(findings: EagerFindings) -> str:
 
 def _matrices(findings: EagerFindings) -> str:
     return (
-        "Matrix products reach neither the memory bandwidth nor the arithmetic peak: they are too small, their "
+        "Matrix products reach neither the memory bandwidth nor the arithmetic peak: they are too small, "
+        "their "
         "threads wait for each other, or torch has no good kernel for these shapes on this CPU."
     )
 
@@ -114,7 +120,7 @@ _WORDS: Final[dict[str, Callable[[EagerFindings], str]]] = {
     ),
 }
 _GROUPS: Final[dict[str, tuple[str, ...]]] = {
-    "dispatch": ("elementwise", "gather", "views"),
+    "dispatch": ("views",),
     "elementwise": ("elementwise", "gather"),
     "decode-kv": ("attention",),
     "attention": ("attention",),
@@ -131,6 +137,10 @@ def _evidence(findings: EagerFindings, cause: str) -> tuple[str, ...]:
         is_other = cause.startswith(("prefill-", "decode-", "unit-")) and not cause.startswith(f"{name}-")
         profile = findings.runs[name].profile
         if is_other or not phase.ops or profile is None:
+            continue
+        if cause == "emulated" and not findings.is_emulated(phase):
+            continue
+        if cause == "matrices" and findings.is_emulated(phase):
             continue
         for op in sorted(phase.ops, key=lambda op: -op.seconds):
             if op.group in _GROUPS.get(cause, ("matrices",)) and op.share >= LEAST_SHARE:
@@ -157,7 +167,8 @@ def _threads(findings: EagerFindings) -> Iterator[Verdict]:
     evidence = (threads.words(), f"this process may use {granted} CPU{'s' if granted > 1 else ''} at once")
     if threads.intra > granted:
         words = (
-            f"torch uses {threads.intra} threads where {granted} can run: at the end of every operator all wait for "
+            f"torch uses {threads.intra} threads where {granted} can run: at the end of every operator all "
+            "wait for "
             "one that has no core."
         )
         yield Verdict("threads", 1 - granted / threads.intra, "request", words, evidence)
@@ -168,7 +179,8 @@ def _threads(findings: EagerFindings) -> Iterator[Verdict]:
             yield Verdict("threads", lost, "request", words, evidence)
     if seen > 1 and seen * threads.intra > granted:
         words = (
-            f"Nested threads: operators run on {seen} threads of the program at once, each with {threads.intra} "
+            f"Nested threads: operators run on {seen} threads of the program at once, each with "
+            f"{threads.intra} "
             f"threads of its own, on {granted} CPUs."
         )
         yield Verdict("nested-threads", 1 - granted / (seen * threads.intra), "request", words, evidence)
@@ -192,7 +204,8 @@ def _neighbours(findings: EagerFindings) -> Iterator[Verdict]:
     got = min(run.main_thread for run in findings.runs.values())
     if got < QUIET and findings.service.device == "cpu":
         words = (
-            f"The thread that calls torch was on a core for {got:.0%} of the time only: something else uses these "
+            f"The thread that calls torch was on a core for {got:.0%} of the time only: something else uses "
+            "these "
             "cores, or it waits for disk, locks or sleep; all other figures are as good as that."
         )
         yield Verdict("neighbours", 1 - got, "request", words)
@@ -205,7 +218,8 @@ def _syncs(findings: EagerFindings) -> Iterator[Verdict]:
         profile = findings.runs[name].profile
         if profile is not None and profile.syncs > SYNCS and phase.seconds:
             words = (
-                f"The CPU waits for the GPU {profile.syncs} times in a unit of {name} (item(), copies to the host): "
+                f"The CPU waits for the GPU {profile.syncs} times in a unit of {name} (item(), copies to "
+                "the host): "
                 "each time the queue of launches runs empty."
             )
             yield Verdict("synchronisation", phase.outside_s / phase.seconds, "request", words)
