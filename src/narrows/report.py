@@ -30,10 +30,11 @@ class MachineSummary:
     isa: str
     threads: int
     gb_per_s: float  # reads of as many bytes as a decode step reads
-    gmac_per_s: float  # int8 multiply-adds (1e9)
+    gmac_per_s: float  # multiply-adds (1e9) of numbers in mac_format
     memory_bytes: int
     source: Source  # predicted: from a stored profile
     unknown: Mapping[str, str] = field(default_factory=dict)  # what could not be measured: why
+    mac_format: str = "int8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,12 @@ class OpReport:
 
 @dataclass(frozen=True, slots=True)
 class PhaseReport:
-    """A prompt, a decode step of all streams, or a step that reads a chunk of a prompt beside them."""
+    """A prompt, a decode step of all streams, or a step that reads a chunk of a prompt beside them.
 
-    name: Literal["prefill", "decode", "mixed"]
+    "unit": whatever a torch module of the user's does as one unit of work.
+    """
+
+    name: Literal["prefill", "decode", "mixed", "unit"]
     seconds: float  # of the unit
     tokens: int  # rows of it
     streams: int
@@ -92,7 +96,7 @@ class PhaseReport:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a user of the model sees under the workload."""
+    """What a user of the model sees under the workload. A unit of work without tokens counts as one token."""
 
     ttft_s: float
     tpot_s: float
@@ -123,7 +127,10 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """`gain` on the target: how many times better; its interval comes from the known error of predictions."""
+    """`gain` on the target: how many times better; its interval comes from the known error of predictions.
+
+    `is_bound`: unknown until measured; `gain` is the most that it could be, and `figures` are those.
+    """
 
     kind: str
     words: str
@@ -135,6 +142,7 @@ class Remedy:
     quality: Quality
     command: str | None  # None: not available in this version
     notes: tuple[str, ...] = ()
+    is_bound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +171,22 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """One figure of a service as it is, and of the same model under Narrows.
+
+    `predicted` None: Narrows could not run it. `error`: 9 in 10 predictions were off by at most this share.
+    `measured` None: not run. Units: s, tokens/s, bytes.
+    """
+
+    what: str
+    unit: str
+    present: float
+    predicted: float | None
+    error: float
+    measured: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     version: int
     made_at: str  # ISO 8601, UTC
@@ -177,6 +201,8 @@ class Report:
     notes: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     what_if: Mapping[str, Any] | None = None  # coefficients of the cost model, for the page's sliders
+    present: str = "Narrows"  # what was timed: or transformers on torch, or a torch module
+    beside: tuple[Beside, ...] = ()  # where something else than Narrows was timed
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

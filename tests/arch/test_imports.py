@@ -35,9 +35,10 @@ HEAVY = {
         "runners/cuda/",
         "scale/comm",
         "machine/gpus",
+        "diagnose/eager/imports",  # where a user asked for the diagnosis of a service that torch runs
         "demo/train/",
     ),
-    "transformers": (),
+    "transformers": ("diagnose/eager/imports",),
     "triton": ("runners/cuda/",),
     "ray": ("scale/replicas",),
     "starlette": ("serve/",),
@@ -154,3 +155,14 @@ def test_serving_never_imports_torch_or_transformers() -> None:
     code = "import importlib, sys\n" + "".join(f"importlib.import_module({name!r})\n" for name in modules)
     loaded = run_python(code + "print(*(n for n in ('torch', 'transformers') if n in sys.modules))")
     assert loaded == ""
+
+
+def test_a_diagnosis_imports_torch_only_where_it_is_asked_for() -> None:
+    names = [
+        "narrows." + path.relative_to(SOURCE).with_suffix("").as_posix().replace("/", ".")
+        for path in sorted((SOURCE / "diagnose").rglob("*.py"))
+        if path.name != "__init__.py"
+    ]
+    assert "narrows.diagnose.eager.imports" in names
+    code = "import importlib, sys\n" + "".join(f"importlib.import_module({name!r})\n" for name in names)
+    assert run_python(code + "print(*(n for n in ('torch', 'transformers') if n in sys.modules))") == ""

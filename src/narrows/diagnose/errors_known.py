@@ -10,7 +10,14 @@ from __future__ import annotations
 from typing import Final
 
 MEASURED: Final = {"weights": 0.10, "batch": 0.16, "threads": 0.10}
-COUNTED: Final = {"chunk": 0.20, "speculate": 0.20, "prune": 0.20, "distil": 0.20, "kv": 0.20}
+COUNTED: Final = {
+    "chunk": 0.20,
+    "speculate": 0.20,
+    "prune": 0.20,
+    "distil": 0.20,
+    "kv": 0.20,
+    "narrows": 0.20,
+}
 ARITHMETIC: Final = 0.5
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from importlib import resources
 
-from narrows.diagnose.text import WORTH, seconds, size, three
-from narrows.report import Check, PhaseReport, Remedy, Report, Verdict
+from narrows.diagnose.text import WORTH, seconds, shown, size, three
+from narrows.report import Beside, Check, PhaseReport, Remedy, Report, Verdict
 
 SHOWN = 14  # remedies
 
@@ -38,11 +38,15 @@ def _page(report: Report) -> Iterator[str]:
     yield '<link rel="icon" href="data:,">'
     yield f"<title>{escape(title)}</title>\n<style>\n{_file('page.css')}</style>\n</head>\n<body>"
     yield f"<h1>{escape(title)}</h1>"
+    layers = f" in {model.layers} layers" if model.layers else ""
     yield (
-        f"<p>{escape(model.family)}, {model.parameters / 1e6:,.4g} M weights in {model.layers} layers, "
+        f"<p>{escape(model.family)}, {model.parameters / 1e6:,.4g} M weights{layers}, "
         f"{escape(model.weights)} · {escape(machine.cpu)} ({escape(machine.isa)}), {machine.threads} "
-        f"threads, {machine.gb_per_s:.3g} GB/s, {machine.gmac_per_s:.3g} int8 GMAC/s ({machine.source})</p>"
+        f"threads, {machine.gb_per_s:.3g} GB/s, {machine.gmac_per_s:.3g} {machine.mac_format} GMAC/s "
+        f"({machine.source})</p>"
     )
+    if report.present != "Narrows":
+        yield f"<p>As it runs now: {escape(report.present)}</p>"
     yield (
         f'<p class="soft">{escape(workload.name)}: {workload.prompt_tokens:,} tokens in, '
         f"{workload.output_tokens:,} out, {workload.streams} at once · {escape(report.made_at)}</p>"
@@ -59,6 +63,8 @@ def _page(report: Report) -> Iterator[str]:
         yield from _phase(phase)
     yield from _remedies(report)
     yield from _what_if()
+    if report.beside:
+        yield from _beside(report.beside)
     if report.checks:
         yield from _checks(report.checks)
     if report.notes:
@@ -69,14 +75,22 @@ def _page(report: Report) -> Iterator[str]:
 
 def _tiles(report: Report) -> Iterator[str]:
     now = report.now
+    if [phase.name for phase in report.phases] == ["unit"]:
+        tiles = [(seconds(now.tpot_s), "a unit of work"), (size(now.memory_bytes), "weights")]
+        yield _tile_row(tiles)
+        return
     tiles = [
         (seconds(now.ttft_s), "to the first token"),
         (seconds(now.tpot_s), "between tokens"),
         (f"{three(now.tokens_per_s)} tokens/s", "of all streams"),
         (size(now.memory_bytes), "weights and pages"),
     ]
+    yield _tile_row(tiles)
+
+
+def _tile_row(tiles: Iterable[tuple[str, str]]) -> str:
     inside = "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for value, name in tiles)
-    yield f'<div class="tiles">{inside}</div>'
+    return f'<div class="tiles">{inside}</div>'
 
 
 def _verdict(verdict: Verdict) -> Iterator[str]:
@@ -135,10 +149,12 @@ def _remedy(remedy: Remedy) -> Iterator[str]:
         details.append(f"quality: {escape(remedy.quality.words)} ({escape(remedy.quality.source)})")
     details += [escape(note) for note in remedy.notes]
     details.append(f"interval: {escape(remedy.interval_source)}")
+    most = "&lt; " if remedy.is_bound else ""
+    interval = "unknown until measured" if remedy.is_bound else f"{remedy.low:.2f} … {remedy.high:.2f}"
     yield (
         f'<tr><td class="words"><b>{escape(remedy.words)}</b><br><span class="soft">'
-        f"{'<br>'.join(details)}</span></td><td>{remedy.gain:.2f}×</td>"
-        f"<td>{remedy.low:.2f} … {remedy.high:.2f}</td><td>{seconds(then.ttft_s)}</td>"
+        f"{'<br>'.join(details)}</span></td><td>{most}{remedy.gain:.2f}×</td>"
+        f"<td>{interval}</td><td>{seconds(then.ttft_s)}</td>"
         f"<td>{seconds(then.tpot_s)}</td><td>{three(then.tokens_per_s)}</td><td>{size(then.memory_bytes)}</td></tr>"
     )
 
@@ -162,6 +178,18 @@ def _what_if() -> Iterator[str]:
     yield '</div><div class="step" id="wi-step" title="a decode step"></div>'
     yield '<p class="soft">Predicted in the page, from the cost model and what was measured.</p>'
     yield "</div></section>"
+
+
+def _beside(rows: Iterable[Beside]) -> Iterator[str]:
+    yield "<h2>Side by side</h2><div class='card wide'><table><tr><th></th><th>now</th>"
+    yield "<th>Narrows, predicted</th><th>within</th><th>Narrows, measured</th></tr>"
+    for row in rows:
+        cells = [shown(value, row.unit) for value in (row.present, row.predicted, row.measured)]
+        yield (
+            f"<tr><td>{escape(row.what)}</td><td>{cells[0]}</td><td>{cells[1]}</td>"
+            f"<td>{f'{row.error:.0%}' if row.predicted is not None else '-'}</td><td>{cells[2]}</td></tr>"
+        )
+    yield "</table></div>"
 
 
 def _checks(checks: Iterable[Check]) -> Iterator[str]:

@@ -92,6 +92,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-only", action="store_true", help="read config.json alone and run nothing")
     parser.add_argument("--offline", action="store_true", help="never ask the hub")
     _add_model(parser)
+    _add_torch(parser)
     group = parser.add_argument_group("several hosts, by arithmetic")
     group.add_argument("--hosts", type=int, default=1, metavar="K", help="default: 1")
     group.add_argument(
@@ -117,6 +118,61 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         ("--max-context", "TOKENS"),
     ):
         group.add_argument(name, type=int, metavar=unit)
+
+
+def _add_torch(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "your present service",
+        "timed by torch.profiler instead of Narrows; needs: pip install 'narrows[torch]'",
+    )
+    group.add_argument(
+        "--torch",
+        action="store_true",
+        help="time the model under transformers, beside it what Narrows would do; with --check, what it does",
+    )
+    group.add_argument(
+        "--torch-module",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="time any torch module: FACTORY() returns (module, run), where run() does one unit of work, or "
+        "(module, inputs)",
+    )
+    group.add_argument(
+        "--torch-dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the weights under --torch; default: the checkpoint's own",
+    )
+    group.add_argument(
+        "--torch-device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="under --torch; default: a GPU where torch sees one",
+    )
+    group.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python that lies in the model's folder; without it such models are refused",
+    )
+
+
+def check_torch(arguments: argparse.Namespace) -> bool:
+    """Whether torch is to be timed. InvalidConfig for options that contradict each other."""
+    named = (
+        ("--torch-dtype", arguments.torch_dtype != "auto"),
+        ("--torch-device", arguments.torch_device != "auto"),
+        ("--trust-remote-code", arguments.trust_remote_code),
+    )
+    if given := [name for name, is_given in named if is_given and not arguments.torch]:
+        raise InvalidConfig(f"{', '.join(given)} has a meaning with --torch only")
+    if arguments.torch_module is None:
+        if arguments.torch and arguments.config_only:
+            raise InvalidConfig("--torch runs the model and --config-only does not; leave one of them out")
+        return bool(arguments.torch)
+    if arguments.torch:
+        raise InvalidConfig("--torch times a model, --torch-module a module of yours; leave one of them out")
+    if arguments.model is not None or arguments.config_only or arguments.check:
+        raise InvalidConfig("--torch-module takes no MODEL, no --config-only and no --check")
+    return True
 
 
 def model_choice(arguments: argparse.Namespace) -> ModelChoice:

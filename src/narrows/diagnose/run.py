@@ -33,6 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     choice = options.model_choice(arguments)
+    is_torch = options.check_torch(arguments)
     if not 1 <= arguments.hosts <= MAX_HOSTS:
         raise InvalidConfig(f"--hosts is {arguments.hosts}; it must be from 1 to {MAX_HOSTS}")
     if arguments.check and arguments.config_only:
@@ -40,10 +41,15 @@ def run(arguments: argparse.Namespace) -> int:
     options.read_link(arguments.link, ())
     page = None if arguments.html is None else _writable(Path(arguments.html))
     with _progress() as bar:
-        question = _question(arguments, choice, bar)
-        if arguments.check and question.subject.folder is None:
-            raise InvalidConfig("--check runs the model, but there are no weights to run")
-        report = _diagnose(question, arguments, bar)
+        if is_torch:
+            from narrows.diagnose.eager.run import eager_report
+
+            report = eager_report(arguments, choice, bar, lambda: load_profile(bar))
+        else:
+            question = _question(arguments, choice, bar)
+            if arguments.check and question.subject.folder is None:
+                raise InvalidConfig("--check runs the model, but there are no weights to run")
+            report = _diagnose(question, arguments, bar)
     if page is not None:
         from narrows.diagnose.html import render
 

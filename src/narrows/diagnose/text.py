@@ -9,7 +9,7 @@ import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from narrows.report import Check, Figures, PhaseReport, Remedy, Report, Verdict
+from narrows.report import Beside, Check, Figures, PhaseReport, Remedy, Report, Verdict
 
 WIDTH = 110
 WORTH = 1.02  # a gain below this is no gain
@@ -21,12 +21,13 @@ def lines(report: Report) -> list[str]:
         *_head(report),
         "",
         *_now(report),
-        *(line for phase in report.phases for line in ("", *_phase(phase))),
+        *(line for phase in report.phases for line in ("", *_phase(phase, _outside(report)))),
         "",
         "Why",
         *(line for verdict in report.verdicts for line in _verdict(verdict)),
         "",
         *_remedies(report),
+        *(["", *_beside(report.beside)] if report.beside else []),
         *(["", *check_lines(report.checks)] if report.checks else []),
         *(
             ["", "Notes", *(line for note in report.notes for line in _wrapped(f"- {note}", 2))]
@@ -64,15 +65,17 @@ def _wrapped(text: str, indent: int) -> list[str]:
 
 def _head(report: Report) -> Iterator[str]:
     model, machine, workload = report.model, report.machine, report.workload
-    yield (
-        f"{model.name}: {model.family}, {model.parameters / 1e6:,.4g} M weights in {model.layers} layers, "
-        f"{model.weights}"
-    )
+    layers = f" in {model.layers} layers" if model.layers else ""
+    yield f"{model.name}: {model.family}, {model.parameters / 1e6:,.4g} M weights{layers}, {model.weights}"
+    if report.present != "Narrows":
+        yield from _wrapped(f"as it runs now: {report.present}", 0)
     yield (
         f"on {machine.cpu or 'this CPU'} ({machine.isa}), {machine.threads} "
         f"thread{'s' if machine.threads > 1 else ''}: {machine.gb_per_s:.3g} GB/s, {machine.gmac_per_s:.3g} "
-        f"int8 GMAC/s, {machine.source}"
+        f"{machine.mac_format} GMAC/s, {machine.source}"
     )
+    if not workload.prompt_tokens:
+        return
     rate = "" if workload.requests_per_s is None else f", {workload.requests_per_s:.3g} requests a second"
     yield (
         f"under {workload.name}: {workload.prompt_tokens:,} tokens in, {workload.output_tokens:,} out, "
@@ -82,8 +85,18 @@ def _head(report: Report) -> Iterator[str]:
         yield from _wrapped(f"not known: {missing}", 0)
 
 
+def _outside(report: Report) -> str:
+    return "entering the core, waking threads" if report.present == "Narrows" else "Python and dispatch"
+
+
 def _now(report: Report) -> Iterator[str]:
     now = report.now
+    if [phase.name for phase in report.phases] == ["unit"]:
+        yield (
+            f"now: a unit of work takes {seconds(now.tpot_s)}, {three(now.tokens_per_s)} of them a second; "
+            f"{size(now.memory_bytes)} of weights"
+        )
+        return
     yield (
         f"now: first token after {seconds(now.ttft_s)}, then one every {seconds(now.tpot_s)}; "
         f"{three(now.tokens_per_s)} tokens/s in all; {size(now.memory_bytes)} of weights and pages"
@@ -92,14 +105,19 @@ def _now(report: Report) -> Iterator[str]:
         yield f"     a stream waits up to {seconds(now.stall_s)} for a token while another prompt is read"
 
 
-def _phase(phase: PhaseReport) -> Iterator[str]:
+def _phase(phase: PhaseReport, outside: str) -> Iterator[str]:
+    """`outside`: what the time beyond the operators is, in words."""
+    width = max(10, *(len(op.group) for op in phase.ops)) if phase.ops else 10
     unit = {
         "prefill": f"a prompt of {phase.tokens:,} tokens",
         "decode": f"a token of each of {phase.streams} streams at {phase.context:,} tokens",
         "mixed": f"{phase.tokens - phase.streams + 1:,} prompt tokens beside {phase.streams - 1} streams",
+        "unit": "one unit of work",
     }[phase.name]
     yield f"{phase.name}, {unit}: {seconds(phase.seconds)}, {phase.source}"
-    yield f"  {'group':10} {'time':>9} {'share':>6} {'bytes':>9} {'MFLOP':>10}  of which ceiling"
+    if not phase.ops:
+        return
+    yield f"  {'group':{width}} {'time':>9} {'share':>6} {'bytes':>9} {'MFLOP':>10}  of which ceiling"
     for op in sorted(phase.ops, key=lambda op: -op.seconds):
         near = (
             f"{op.fraction:4.0%} of {op.ceiling}"
@@ -107,14 +125,11 @@ def _phase(phase: PhaseReport) -> Iterator[str]:
             else f"{op.fraction:4.0%}: none is near"
         )
         yield (
-            f"  {op.group:10} {seconds(op.seconds):>9} {op.share:6.0%} {size(op.read_bytes):>9} "
+            f"  {op.group:{width}} {seconds(op.seconds):>9} {op.share:6.0%} {size(op.read_bytes):>9} "
             f"{op.flops / 1e6:10,.4g}  {near}"
         )
     share = phase.outside_s / phase.seconds if phase.seconds else 0.0
-    yield (
-        f"  {'outside':10} {seconds(phase.outside_s):>9} {share:6.0%} {'':9} {'':10}  entering the core, "
-        "waking threads"
-    )
+    yield f"  {'outside':{width}} {seconds(phase.outside_s):>9} {share:6.0%} {'':9} {'':10}  {outside}"
 
 
 def _verdict(verdict: Verdict) -> Iterator[str]:
@@ -138,7 +153,9 @@ def _remedies(report: Report) -> Iterator[str]:
 
 def _remedy(remedy: Remedy, now: Figures) -> Iterator[str]:
     then = remedy.figures
-    yield from _wrapped(f"{remedy.gain:.2f}x  [{remedy.low:.2f}, {remedy.high:.2f}]  {remedy.words}", 2)
+    interval = "unknown" if remedy.is_bound else f"[{remedy.low:.2f}, {remedy.high:.2f}]"
+    most = "<" if remedy.is_bound else ""
+    yield from _wrapped(f"{most}{remedy.gain:.2f}x  {interval}  {remedy.words}", 2)
     yield (
         f"        TTFT {seconds(then.ttft_s)}, TPOT {seconds(then.tpot_s)}, {three(then.tokens_per_s)} "
         f"tokens/s, {size(then.memory_bytes)}"
@@ -148,6 +165,24 @@ def _remedy(remedy: Remedy, now: Figures) -> Iterator[str]:
     for note in remedy.notes:
         yield from _wrapped(note, 8)
     yield f"        {remedy.command or 'not available in this version'}"
+
+
+def shown(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    return seconds(value) if unit == "s" else size(value) if unit == "bytes" else f"{three(value)} {unit}"
+
+
+def _beside(rows: Sequence[Beside]) -> Iterator[str]:
+    has_measured = any(row.measured is not None for row in rows)
+    yield "Side by side"
+    heads = ("", "now", "Narrows, predicted", "measured" if has_measured else "")
+    yield f"  {heads[0]:12} {heads[1]:>14} {heads[2]:>20} {heads[3]:>14}".rstrip()
+    for row in rows:
+        values = [shown(value, row.unit) for value in (row.present, row.predicted, row.measured)]
+        interval = f"  (predicted within {row.error:.0%})" if row.predicted is not None and row.error else ""
+        last = values[2] if has_measured else ""
+        yield f"  {row.what:12} {values[0]:>14} {values[1]:>20} {last:>14}{interval}".rstrip()
 
 
 def check_lines(checks: Sequence[Check]) -> list[str]:

@@ -40,9 +40,9 @@ function roofline() {
   }
   const knee = peak / slope, from = Math.max(x0, y0 / slope);
   draw(svg, "polyline", { points: `${X(from)},${Y(from * slope)} ${X(knee)},${Y(peak)} ${X(x1)},${Y(peak)}`, class: "roof" });
-  draw(svg, "text", { x: W - R - 4, y: Y(peak) - 6, "text-anchor": "end", class: "label" }, `${three(peak)} GOP/s int8`);
+  draw(svg, "text", { x: W - R - 4, y: Y(peak) - 6, "text-anchor": "end", class: "label" }, `${three(peak)} GOP/s ${report.machine.mac_format}`);
   draw(svg, "text", { x: X(knee) - 8, y: Y(peak) + 22, "text-anchor": "end", class: "label" }, `${three(slope)} GB/s`);
-  if (report.phases.some((phase) => phase.ops.some((op) => op.flops > 0)) && /^(f32|f16|bf16)/.test(report.model.weights)) {
+  if (report.phases.some((phase) => phase.ops.some((op) => op.flops > 0)) && report.machine.mac_format === "int8" && /^(f32|f16|bf16)/.test(report.model.weights)) {
     draw(svg, "line", { x1: X(knee / 4), x2: X(x1), y1: Y(peak / 4), y2: Y(peak / 4), class: "grid float" });
     draw(svg, "text", { x: W - R - 4, y: Y(peak / 4) - 6, "text-anchor": "end", class: "label" }, `${three(peak / 4)} GFLOP/s of float weights`);
   }
