@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -35,7 +36,7 @@ def examined(
         seen, ended = await experiment(asker, workload.streams, lambda part: None)
         assert asyncio.get_running_loop().time() <= deadline_s + 1.0, "it keeps to its time"
         report = conclude(seen, server, workload, "http://simulated")
-        return OutsideReport(**{**{f: getattr(report, f) for f in report.__slots__}, "ended": ended})
+        return replace(report, ended=ended)
 
     return run_virtually(work)
 

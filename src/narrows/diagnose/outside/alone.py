@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -39,17 +40,24 @@ def lengths_for(max_context: int | None) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
-async def see_lengths(
-    asker: Asker, lengths: Sequence[int], until_s: float
-) -> tuple[tuple[LengthSeen, ...], tuple[int, ...]]:
-    """(what was seen, the lengths that would have taken too long)."""
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """`too_long`: prompts that would take more time than there is; `failing`: that the server failed on."""
+
+    seen: tuple[LengthSeen, ...]
+    too_long: tuple[int, ...]
+    failing: tuple[int, ...]
+
+
+async def see_lengths(asker: Asker, lengths: Sequence[int], until_s: float) -> Lengths:
     loop = asyncio.get_running_loop()
     found: dict[int, list[Record]] = {}
     too_long: list[int] = []
+    failing: list[int] = []
     await asker.alone(asker.plan(lengths[0], FEW_TOKENS))  # the first request of all pays for what lies idle
     for _ in range(ROUNDS):
         for length in lengths:
-            if length in too_long:
+            if length in (*too_long, *failing):
                 continue
             # A line needs two lengths: for them there is half of all the time.
             limit_s = until_s if len(found) > 1 else max(until_s, loop.time() + asker.remaining_s / 2)
@@ -60,9 +68,10 @@ async def see_lengths(
             record = await asker.alone(asker.plan(length, FEW_TOKENS))
             if record is not None and record.is_ok:
                 found.setdefault(length, []).append(record)
-    return tuple(filter(None, (_length(length, records) for length, records in found.items()))), tuple(
-        too_long
-    )
+            elif record is not None and found and length not in found and record.error != "no_tokens":
+                failing.append(length)  # beyond its context, perhaps
+    seen = [_length(length, found[length]) for length in sorted(found)]
+    return Lengths(tuple(filter(None, seen)), tuple(too_long), tuple(failing))
 
 
 def _expected_s(found: Mapping[int, Sequence[Record]], length: int) -> float:

@@ -133,9 +133,10 @@ def context(seen: Seen, now: Account) -> Finding | None:
 
 
 def irregular(seen: Seen, now: Account) -> Finding | None:
-    worst = max(seen.decode, key=lambda one: one.late_share, default=None)
-    if worst is None or worst.late_share < LATE_SHARE or worst.num_late < LATE_GAPS:
+    often = [one for one in seen.decode if one.num_late >= LATE_GAPS and one.late_share >= LATE_SHARE]
+    if not often:
         return None
+    worst = max(often, key=lambda one: one.late_share)
     return Finding(
         "irregular",
         "trouble",

@@ -78,7 +78,8 @@ class Asker:
         if not phase.records:
             return None
         record = phase.records[0]
-        self._failed_in_a_row = 0 if record.is_ok else self._failed_in_a_row + 1
+        is_answered = record.is_ok or record.error == "no_tokens"
+        self._failed_in_a_row = 0 if is_answered else self._failed_in_a_row + 1
         if self._failed_in_a_row >= FAILURES_TO_GIVE_UP and not self.is_stopped():
             self.end("failing")
         return record
@@ -116,13 +117,14 @@ class Asker:
         return None if name is None else round(samples[name])
 
     def failures(self) -> Failures:
-        """Requests that we cut ourselves are neither successes nor failures, but for those that had no token
+        """A model may have no word to say to ours: an orderly answer without a token is no failure.
+        Requests that we cut ourselves are neither successes nor failures, but for those that had no token
         yet when the time was over although they had waited: a server that hangs looks like that.
         """
         kinds: Counter[str] = Counter()
         examples: dict[str, str] = {}
         for record in self.records:
-            if record.is_ok or is_refused(record):
+            if record.is_ok or is_refused(record) or record.error == "no_tokens":
                 continue
             kind = f"http {record.status}" if record.error == "http" else str(record.error)
             detail = record.detail
@@ -137,6 +139,7 @@ class Asker:
             len(self.records),
             sum(record.is_ok for record in self.records),
             sum(map(is_refused, self.records)),
+            sum(record.error == "no_tokens" for record in self.records),
             dict(kinds.most_common()),
             examples,
         )

@@ -73,13 +73,14 @@ class Experiment:
         return asyncio.get_running_loop().time() + share * self._asker.remaining_s
 
     async def _lengths(self, part: str, until_s: float) -> None:
-        lengths, too_long = await see_lengths(
-            self._asker, lengths_for(self._asker.server.max_context), until_s
-        )
-        self.seen = replace(self.seen, lengths=lengths, line=fit(lengths))
-        if too_long:
-            words = ", ".join(map(str, too_long))
-            self._unmeasured[f"prompts of {words} tokens"] = "they would take too long; give --seconds more"
+        found = await see_lengths(self._asker, lengths_for(self._asker.server.max_context), until_s)
+        self.seen = replace(self.seen, lengths=found.seen, line=fit(found.seen))
+        for lengths, why in (
+            (found.too_long, "they would take too long; give --seconds more"),
+            (found.failing, "the server failed on the first one; are they beyond its context?"),
+        ):
+            if lengths:
+                self._unmeasured[f"prompts of {', '.join(map(str, lengths))} tokens"] = why
         if self.seen.line is None:
             self._unmeasured[part] = "fewer than two lengths were answered"
 

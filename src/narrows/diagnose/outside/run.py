@@ -92,7 +92,7 @@ async def examine(options: Outside, tell: Tell) -> OutsideReport:
     asker = Asker(server, stop, seed, began_s + options.seconds)
     seen, ended = await experiment(asker, options.workload.streams, tell)
     report = conclude(seen, server, options.workload, options.url)
-    notes = (*report.notes, *_server_notes(server), *_lag_notes(asker))
+    notes = (*report.notes, *_server_notes(server), *_empty_notes(seen), *_lag_notes(asker))
     return replace(report, ended=ended, notes=notes, seed=seed, seconds=loop.time() - began_s)
 
 
@@ -139,7 +139,7 @@ def _only(record: Record) -> Failures:
     kind = f"http {record.status}" if record.error == "http" else str(record.error)
     if record.error == "http" and is_refused(record):
         return Failures(sent=1, refused=1)
-    return Failures(1, 0, 0, {kind: 1}, {kind: record.detail})
+    return Failures(sent=1, kinds={kind: 1}, examples={kind: record.detail})
 
 
 def _server_notes(server: Server) -> list[str]:
@@ -152,6 +152,15 @@ def _server_notes(server: Server) -> list[str]:
     if not server.words.is_measured:
         notes.append("the server reports no prompt tokens: a word was taken for a token")
     return notes
+
+
+def _empty_notes(seen: Seen) -> list[str]:
+    if seen.failures.empty == 0:
+        return []
+    return [
+        f"{seen.failures.empty} of {seen.failures.sent} answers ended without a token: the model had nothing "
+        "to say to random words, and the server does not take ignore_eos"
+    ]
 
 
 def _lag_notes(asker: Asker) -> list[str]:

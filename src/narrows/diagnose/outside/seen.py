@@ -141,6 +141,7 @@ class Failures:
     sent: int = 0
     ok: int = 0
     refused: int = 0
+    empty: int = 0  # ended in good order, without a token
     kinds: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, str] = field(default_factory=dict)
 
