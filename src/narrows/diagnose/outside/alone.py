@@ -52,18 +52,15 @@ class Lengths:
 async def see_lengths(asker: Asker, lengths: Sequence[int], until_s: float) -> Lengths:
     loop = asyncio.get_running_loop()
     found: dict[int, list[Record]] = {}
-    too_long: list[int] = []
     failing: list[int] = []
     await asker.alone(asker.plan(lengths[0], FEW_TOKENS))  # the first request of all pays for what lies idle
     for _ in range(ROUNDS):
         for length in lengths:
-            if length in (*too_long, *failing):
+            if length in failing:
                 continue
             # A line needs two lengths: for them there is half of all the time.
             limit_s = until_s if len(found) > 1 else max(until_s, loop.time() + asker.remaining_s / 2)
             if found and loop.time() + _expected_s(found, length) > limit_s:
-                if length not in found:
-                    too_long.append(length)
                 continue
             record = await asker.alone(asker.plan(length, FEW_TOKENS))
             if record is not None and record.is_ok:
@@ -71,17 +68,18 @@ async def see_lengths(asker: Asker, lengths: Sequence[int], until_s: float) -> L
             elif record is not None and found and length not in found and record.error != "no_tokens":
                 failing.append(length)  # beyond its context, perhaps
     seen = [_length(length, found[length]) for length in sorted(found)]
-    return Lengths(tuple(filter(None, seen)), tuple(too_long), tuple(failing))
+    too_long = tuple(one for one in lengths if one not in found and one not in failing)
+    return Lengths(tuple(filter(None, seen)), too_long if found else (), tuple(failing))
 
 
 def _expected_s(found: Mapping[int, Sequence[Record]], length: int) -> float:
-    """Of a prompt of `length`: as the last time, else a line through the two longest ones; through zero and
-    one where there is but one.
+    """Of a prompt of `length`: as before, else by a line through the two longest ones; through zero and one
+    where there is but one. The best times count: one late answer must not hide all longer prompts.
     """
     if length in found:
-        return found[length][-1].end_s or 0.0
+        return min(one.end_s or 0.0 for one in found[length])
     longest = sorted(found)[-2:]
-    times = [found[one][-1].end_s or 0.0 for one in longest]
+    times = [min(record.end_s or 0.0 for record in found[one]) for one in longest]
     if len(longest) == 1:
         return times[0] * length / longest[0]
     slope = max(0.0, times[1] - times[0]) / (longest[1] - longest[0])

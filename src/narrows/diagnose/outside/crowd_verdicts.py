@@ -91,7 +91,7 @@ def _throughputs(levels: list[LevelSeen]) -> tuple[str, ...]:
 
 def collapse(seen: Seen, now: Account) -> Finding | None:
     levels = [level for level in seen.levels if level.ok]
-    if len(levels) < 2:
+    if len(levels) < 2 or seen.parallel == 1:
         return None
     best, last = max(levels, key=lambda level: level.tokens_per_s), levels[-1]
     is_whole = last.ok == last.concurrency * last.rounds
