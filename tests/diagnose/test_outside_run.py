@@ -189,4 +189,5 @@ def test_our_own_server_is_diagnosed(capsys: pytest.CaptureFixture[str]) -> None
     assert len(made["seen"]["lengths"]) >= 2
     assert made["now"]["e2e_s"] == pytest.approx(sum(made["now"]["parts"].values()))
     assert {one["kind"] for one in made["findings"]} >= {"prefill", "decode"}
+    assert {"output tokens", "prompt tokens"} <= {one["what"] for one in made["checks"]}
     assert "ignores-cancels" not in {one["kind"] for one in made["findings"]}

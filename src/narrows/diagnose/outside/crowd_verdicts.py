@@ -206,7 +206,7 @@ def failures(seen: Seen, now: Account | None) -> Finding | None:
         "failures",
         "trouble",
         0.0,
-        f"{found.failed} of {plural(found.sent, 'request')} failed: {counted}",
+        f"{found.failed} of {plural(found.judged, 'request')} failed: {counted}",
         tuple(f"{kind}: {text}" for kind, text in found.examples.items() if text),
         "the server's log at these times says more; figures are of the requests that succeeded",
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from narrows.bench.server_figures import Check
 from narrows.diagnose.outside.account import Account
 from narrows.diagnose.outside.seen import Seen
 from narrows.report import WorkloadSummary
@@ -46,9 +47,9 @@ class OutsideReport:
     findings: tuple[Finding, ...]
     seen: Seen
     notes: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()  # the server's own figures of the same requests
 
     def to_json(self) -> dict[str, Any]:
-        """Without what is drawn from the rest."""
         return asdict(self)
 
     @property

@@ -15,7 +15,7 @@ from narrows.bench.charts import Series, chart
 from narrows.bench.page_style import STYLE
 from narrows.diagnose.outside.findings import Finding, OutsideReport
 from narrows.diagnose.outside.seen import Seen
-from narrows.diagnose.outside.words import plural, seconds, three
+from narrows.diagnose.outside.words import check_words, plural, seconds, three
 from narrows.errors import InvalidConfig
 
 MS = 1e3
@@ -65,7 +65,7 @@ def page(report: OutsideReport) -> str:
 
 def _tiles(report: OutsideReport) -> str:
     failures, now = report.seen.failures, report.now
-    tiles = [(f"{failures.ok} / {failures.sent}", "requests answered")]
+    tiles = [(f"{failures.ok} / {failures.judged}", "requests answered")]
     if now is not None:
         tiles += [
             (seconds(now.ttft_s), "to the first token"),
@@ -115,10 +115,10 @@ def _plots(seen: Seen) -> Iterator[str]:
     )
     if seen.meeting is not None:
         yield chart(
-            f"An answer while a prompt of {seen.meeting.prompt_tokens:,} tokens is read",
+            f"An answer meets a prompt of {seen.meeting.prompt_tokens:,} tokens",
             [
                 Series(
-                    "gap before each chunk", [(t * MS, gap * MS) for t, gap in seen.meeting.trace], "dots", 1
+                    "gap between chunks", [(t * MS, gap * MS) for t, gap in seen.meeting.trace], "dots", 1
                 ),
             ],
             x="ms after the prompt was sent",
@@ -159,6 +159,8 @@ def _level_table(seen: Seen) -> str:
 
 
 def _rest(report: OutsideReport) -> Iterator[str]:
+    for check in report.checks:
+        yield f"<p>{escape(check_words(check))}</p>"
     for part, why in report.seen.unmeasured.items():
         yield f"<p>not measured: {escape(part)}: {escape(why)}</p>"
     for note in report.notes:

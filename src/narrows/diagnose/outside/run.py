@@ -22,6 +22,7 @@ from narrows.bench.client import Target
 from narrows.bench.clock import new_loop
 from narrows.bench.record import Record
 from narrows.bench.server import Server, ServerUnusable, discover_model, parse_url, probe
+from narrows.bench.server_figures import compare, scrape
 from narrows.bench.stopping import stopping
 from narrows.bench.synthetic import WordRate
 from narrows.diagnose.outside.account import account
@@ -90,10 +91,14 @@ async def examine(options: Outside, tell: Tell) -> OutsideReport:
         report = conclude(seen, server, options.workload, options.url)
         return replace(report, ended="the first request failed", seconds=loop.time() - began_s)
     asker = Asker(server, stop, seed, began_s + options.seconds)
+    before = await scrape(target.endpoint, target.base_path)
     seen, ended = await experiment(asker, options.workload.streams, tell)
+    after = await scrape(target.endpoint, target.base_path)
     report = conclude(seen, server, options.workload, options.url)
     notes = (*report.notes, *_server_notes(server), *_empty_notes(seen), *_lag_notes(asker))
-    return replace(report, ended=ended, notes=notes, seed=seed, seconds=loop.time() - began_s)
+    checks = compare(asker.records, before, after) if before and after else ()
+    took_s = loop.time() - began_s
+    return replace(report, ended=ended, notes=notes, checks=checks, seed=seed, seconds=took_s)
 
 
 async def experiment(asker: Asker, streams: int, tell: Tell) -> tuple[Seen, str]:

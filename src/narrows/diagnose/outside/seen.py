@@ -149,6 +149,11 @@ class Failures:
     def failed(self) -> int:
         return sum(self.kinds.values())
 
+    @property
+    def judged(self) -> int:
+        """Without those that we cut ourselves."""
+        return self.ok + self.refused + self.empty + self.failed
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from narrows.diagnose.outside.findings import Finding, OutsideReport
 from narrows.diagnose.outside.seen import LevelSeen
-from narrows.diagnose.outside.words import interval, plural, seconds, three
+from narrows.diagnose.outside.words import check_words, interval, plural, seconds, three
 from narrows.diagnose.text import WIDTH
 
 
@@ -24,6 +24,9 @@ def lines(report: OutsideReport) -> list[str]:
         found += [
             line for part, why in report.seen.unmeasured.items() for line in _wrapped(f"- {part}: {why}", 2)
         ]
+    if report.checks:
+        found += ["", "Beside the server's own figures"]
+        found += [line for one in report.checks for line in _wrapped(f"- {check_words(one)}", 2)]
     if report.notes:
         found += ["", "Notes", *(line for note in report.notes for line in _wrapped(f"- {note}", 2))]
     return found
