@@ -32,7 +32,9 @@ VERBS = {
     "machine": Verb("narrows.machine.run", "measure what this machine can do; say what each figure limits"),
     "bench": Verb("narrows.bench.run", "put load on any OpenAI-compatible server and measure it"),
     "demo": Verb("narrows.demo.run", "start a server, stream one story from it, say how fast it was"),
-    "diagnose": Verb("narrows.diagnose.run", "say why a model is slow on this machine, and what would help"),
+    "diagnose": Verb(
+        "narrows.diagnose.run", "say why a model or a running server is slow, and what would help"
+    ),
 }
 
 

@@ -18,7 +18,8 @@ LAYERS = (
     {"models", "machine"},
     {"runners"},
     {"engine", "quality"},
-    {"diagnose", "compress", "serve", "scale", "bench"},
+    {"compress", "serve", "scale", "bench"},
+    {"diagnose"},
     {"cli", "pipeline"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -30,6 +30,7 @@ class Answer:
         self.num_prompt: int | None = None
         self.num_output: int | None = None
         self.server_ms: dict[str, float] | None = None
+        self.retry_after_s: float | None = None
         self.has_done = False
         self.error: ErrorKind | None = None
         self.detail = ""
@@ -43,9 +44,10 @@ class Answer:
     def is_complete(self) -> bool:
         return self.has_done or self._parser.is_overlong
 
-    def on_status(self, at_s: float, status: int, content_type: str) -> None:
+    def on_status(self, at_s: float, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
-        self._is_stream = status == 200 and content_type.startswith("text/event-stream")
+        self._is_stream = status == 200 and headers.get("content-type", "").startswith("text/event-stream")
+        self.retry_after_s = _seconds_of(headers.get("retry-after", ""))
 
     def on_body(self, at_s: float, data: bytes) -> None:
         if not self._is_stream:
@@ -185,6 +187,12 @@ def _stamps_of(body: Json, tokens: int | None) -> tuple[float, ...] | None:
     if timings and tokens == 1 and "predicted_ms" in timings:
         return (timings["predicted_ms"] / 1e3,)
     return None
+
+
+def _seconds_of(retry_after: str) -> float | None:
+    """RFC 9110, 10.2.3: seconds, or a date, which is left out: it would be by the server's clock."""
+    text = retry_after.strip()
+    return float(text) if text.isascii() and text.isdigit() else None
 
 
 def _message(body: bytes) -> str:

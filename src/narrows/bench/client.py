@@ -124,6 +124,7 @@ class Client:
             status=answer.status,
             detail=answer.detail,
             server_ms=answer.server_ms,
+            retry_after_s=answer.retry_after_s,
         )
 
     def _since(self, at_s: float | None) -> float | None:
@@ -158,7 +159,7 @@ class _Whole:
         self.status, self.body = 0, b""
         self.is_complete = False
 
-    def on_status(self, at_s: float, status: int, content_type: str) -> None:
+    def on_status(self, at_s: float, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
 
     def on_body(self, at_s: float, data: bytes) -> None:

@@ -48,13 +48,14 @@ class Endpoint:
 
 
 class Receiver(Protocol):
-    """Takes an answer as it arrives. `at_s`: the loop's clock when the bytes came in. `is_complete`: nothing
-    more is worth waiting for, whatever the connection does (a stream has said [DONE]).
+    """Takes an answer as it arrives. `at_s`: the loop's clock when the bytes came in; names of `headers` are
+    lower case. `is_complete`: nothing more is worth waiting for, whatever the connection does (a stream has
+    said [DONE]).
     """
 
     @property
     def is_complete(self) -> bool: ...
-    def on_status(self, at_s: float, status: int, content_type: str) -> None: ...
+    def on_status(self, at_s: float, status: int, headers: Mapping[str, str]) -> None: ...
     def on_body(self, at_s: float, data: bytes) -> None: ...
 
 
@@ -131,8 +132,8 @@ class Exchange(asyncio.Protocol):
         """Raises h11.RemoteProtocolError."""
         while (event := self._http.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
             if isinstance(event, h11.Response):
-                content_type = dict(event.headers).get(b"content-type", b"").decode("latin-1")
-                self._receiver.on_status(at_s, event.status_code, content_type)
+                headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
+                self._receiver.on_status(at_s, event.status_code, headers)
             elif isinstance(event, h11.Data):
                 self._receiver.on_body(at_s, bytes(event.data))
             if isinstance(event, h11.EndOfMessage) or self._receiver.is_complete:

@@ -61,6 +61,7 @@ class Record:
     status: int | None = None  # of HTTP
     detail: str = ""
     server_ms: Mapping[str, float] | None = None  # the server's own figures: ttft, tpot
+    retry_after_s: float | None = None  # of a refusal that says when to come back
 
     @property
     def is_ok(self) -> bool:

@@ -30,7 +30,11 @@ REFUSED_FIELD = (400, 422)
 
 
 class ServerUnusable(NarrowsError):
-    """The server is there, but gives no answer that could be measured."""
+    """The server is there, but gives no answer that could be measured; `record` is of the first request."""
+
+    def __init__(self, message: str, record: Record) -> None:
+        super().__init__(message)
+        self.record = record
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ def _unusable(target: Target, record: Record) -> NarrowsError:
     if record.status in REFUSED_FIELD and target.route == "chat":
         return InvalidConfig(f"{target.path} refuses the request{said}; try --route completions")
     what = record.error if record.error != "http" else f"HTTP {record.status}"
-    return ServerUnusable(f"the first request to {target.path} failed ({what}){said}")
+    return ServerUnusable(f"the first request to {target.path} failed ({what}){said}", record)
 
 
 def _whole(value: object) -> int | None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from narrows.runners.options import AttentionKind, KvDtype
 
 GROUPED: Final = ("q8", "q4")  # with scales per group
+DEFAULT_SECONDS: Final = 60.0
+DEFAULT_TIMEOUT_S: Final = 30.0
+OUTSIDE_ONLY: Final = ("seconds", "timeout", "ask_model", "route", "api_key")
 _LINK: Final = re.compile(r"(\d+(?:\.\d+)?)us,(\d+(?:\.\d+)?)")
 
 
@@ -91,6 +94,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config-only", action="store_true", help="read config.json alone and run nothing")
     parser.add_argument("--offline", action="store_true", help="never ask the hub")
+    _add_outside(parser)
     _add_model(parser)
     _add_torch(parser)
     group = parser.add_argument_group("several hosts, by arithmetic")
@@ -100,6 +104,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="LATENCY,GB/S",
         help="between them, such as 50us,1.2; default: the slowest that `narrows machine` measured to a peer",
     )
+
+
+def _add_outside(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a server that runs already, from outside")
+    group.add_argument("--url", help="any OpenAI-compatible server: http://host:8000; it is put under load")
+    group.add_argument(
+        "--seconds", type=float, default=DEFAULT_SECONDS, help="at most, in all; default: %(default)g"
+    )
+    group.add_argument(
+        "--timeout",
+        type=float,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="S",
+        help="of a request; default: %(default)g",
+    )
+    group.add_argument("--ask-model", metavar="NAME", help="default: the first that /v1/models lists")
+    group.add_argument("--route", choices=("chat", "completions"), help="default: chat, or as the URL ends")
+    group.add_argument("--api-key", help="default: the environment's NARROWS_API_KEY")
+
+
+def defaults() -> argparse.Namespace:
+    """What every option is where it is not given."""
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    return parser.parse_args([])
+
+
+def refuse_outside(arguments: argparse.Namespace) -> None:
+    """Without --url the options of a server mean nothing. Raises InvalidConfig."""
+    if arguments.model is not None and arguments.model.startswith(("http://", "https://")):
+        raise InvalidConfig(f"{arguments.model} is a server, not a model; write --url {arguments.model}")
+    unused = defaults()
+    for name in OUTSIDE_ONLY:
+        if getattr(arguments, name) != getattr(unused, name):
+            raise InvalidConfig(f"--{name.replace('_', '-')} needs --url; it says how a server is asked")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""`narrows diagnose`: why a model is slow on this machine, and what would help.
+"""`narrows diagnose`: why a model is slow on this machine, and what would help; with --url, why a server is.
 
 In: the command line. Out: the report as text, JSON or a page. The heavy imports wait until the options are
 known to be right.
@@ -32,6 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.url is not None:
+        return _run_outside(arguments)
+    options.refuse_outside(arguments)
     choice = options.model_choice(arguments)
     is_torch = options.check_torch(arguments)
     if not 1 <= arguments.hosts <= MAX_HOSTS:
@@ -57,6 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"wrote {page}", file=sys.stderr)
     _print(report, as_json=arguments.json)
     return 0
+
+
+def _run_outside(arguments: argparse.Namespace) -> int:
+    from narrows.diagnose.outside.run import run_outside, show
+
+    with _progress() as bar:
+        report = run_outside(arguments, options.defaults(), bar.tell)
+    return show(report, arguments)
 
 
 def load_profile(bar: Bar | None = None) -> MachineProfile:
