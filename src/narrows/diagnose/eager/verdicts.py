@@ -124,6 +124,7 @@ _WORDS: Final[dict[str, Callable[[EagerFindings], str]]] = {
 def _evidence(findings: EagerFindings, cause: str) -> tuple[str, ...]:
     found = []
     for name, phase in findings.phases.items():
+        profile = findings.runs[name].profile
         if not phase.ops or profile is None:
             continue
         for op in sorted(phase.ops, key=lambda op: -op.seconds):
