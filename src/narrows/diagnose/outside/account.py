@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from narrows.diagnose.outside.seen import Interval, LevelSeen, Line, Seen
+from narrows.diagnose.outside.seen import LevelSeen, Line, Seen
 from narrows.diagnose.workload import Workload
 
 
@@ -98,10 +98,11 @@ def _meeting_s(seen: Seen, prompt: int) -> float:
 
 
 def _tpot_of(levels: Sequence[LevelSeen], streams: int) -> float:
-    """Between the levels measured; beyond them the last one's."""
-    known: list[tuple[int, Interval]] = [
-        (level.concurrency, level.tpot_s) for level in levels if level.tpot_s is not None
-    ]
+    """Between the levels measured; beyond them the last one's. More streams make no step shorter: where they
+    seem to, the machine was busier before.
+    """
+    known = [(level.concurrency, level.tpot_s.value) for level in levels if level.tpot_s is not None]
     if not known:
         return 0.0
-    return float(np.interp(streams, [at for at, _ in known], [tpot.value for _, tpot in known]))
+    paces = np.minimum.accumulate([pace for _, pace in reversed(known)])[::-1]
+    return float(np.interp(streams, [at for at, _ in known], paces))

@@ -67,7 +67,7 @@ def attention(seen: Seen, now: Account) -> Finding | None:
         "attention",
         "costs",
         now.share("attention"),
-        "TTFT grows faster than the prompt: attention over long prompts, or their memory",
+        "TTFT grows faster than the prompt: attention over long prompts, or short ones that fill no step",
         (
             f"at {line.longest:,} tokens {line.bend.value:.0%} ({line.bend.low:.0%} to {line.bend.high:.0%}) "
             "of TTFT goes with the square of the length",

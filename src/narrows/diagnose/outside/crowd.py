@@ -19,7 +19,7 @@ from narrows.diagnose.outside.ask import Asker, is_refused
 from narrows.diagnose.outside.fits import median
 from narrows.diagnose.outside.seen import CancelSeen, LevelSeen, parallel_of
 
-ROUNDS: Final = 3  # of a level, where they are short
+ROUNDS: Final = 3  # of all levels, where they are short
 RISE: Final = 1.05  # of throughput: less is none
 FLAT_LEVELS: Final = 2  # in a row without a rise end the search
 LONG: Final = 4  # times a usual answer: what the streams that are cut were to say
@@ -28,33 +28,37 @@ LONG: Final = 4  # times a usual answer: what the streams that are cut were to s
 async def see_levels(
     asker: Asker, *, prompt: int, tokens: int, most: int, until_s: float
 ) -> tuple[LevelSeen, ...]:
-    """Bursts of 1, 2, 4 ... up to `most` requests, while throughput rises and there is time."""
+    """Bursts of 1, 2, 4 ... up to `most` requests, while throughput rises and there is time; then the same
+    again, so that a busy moment of the machine does not fall on one level alone.
+    """
     loop = asyncio.get_running_loop()
-    found: list[LevelSeen] = []
-    concurrency, last_s, num_flat, best = 1, 0.0, 0, 0.0
-    while concurrency <= most and not asker.is_stopped():
-        if found and loop.time() + 2 * last_s > until_s:
+    phases: dict[int, list[Phase]] = {}
+    took_s: dict[int, float] = {}
+
+    async def burst(concurrency: int) -> None:
+        began_s = loop.time()
+        phase = await asker.together([asker.plan(prompt, tokens) for _ in range(concurrency)])
+        took_s[concurrency] = loop.time() - began_s
+        if not asker.is_stopped():
+            phases.setdefault(concurrency, []).append(phase)
+
+    num_flat, best = 0, 0.0
+    for concurrency in (1 << power for power in range(most.bit_length())):
+        if asker.is_stopped() or (took_s and loop.time() + 2 * max(took_s.values()) > until_s):
             break
-        phases = []
-        share_s = (until_s - loop.time()) / (1 + (most // concurrency).bit_length())
-        for _ in range(ROUNDS):
-            began_s = loop.time()
-            phase = await asker.together([asker.plan(prompt, tokens) for _ in range(concurrency)])
-            last_s = loop.time() - began_s
-            if asker.is_stopped():
-                return tuple(found)
-            phases.append(phase)
-            share_s -= last_s
-            if last_s > share_s:
-                break
-        level = level_of(concurrency, phases)
-        found.append(level)
+        await burst(concurrency)
+        if concurrency not in phases:
+            break
+        level = level_of(concurrency, phases[concurrency])
         num_flat = 0 if level.tokens_per_s > best * RISE else num_flat + 1
         best = max(best, level.tokens_per_s)
-        if level.failed == len(phases) * concurrency or num_flat >= FLAT_LEVELS:
+        if level.failed == concurrency or num_flat >= FLAT_LEVELS:
             break
-        concurrency *= 2
-    return tuple(found)
+    for _ in range(ROUNDS - 1):
+        for concurrency in phases:
+            if not asker.is_stopped() and loop.time() + took_s[concurrency] <= until_s:
+                await burst(concurrency)
+    return tuple(level_of(concurrency, found) for concurrency, found in phases.items())
 
 
 def level_of(concurrency: int, phases: Sequence[Phase]) -> LevelSeen:

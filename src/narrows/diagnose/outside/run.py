@@ -32,6 +32,7 @@ from narrows.diagnose.outside.findings import OUTSIDE_VERSION, OutsideReport
 from narrows.diagnose.outside.options import Outside, read_options
 from narrows.diagnose.outside.seen import Failures, Seen
 from narrows.diagnose.outside.verdicts import verdicts
+from narrows.diagnose.outside.words import seconds
 from narrows.diagnose.workload import Workload, fit_context
 
 EXIT_NOTHING_MEASURED, EXIT_INTERRUPTED = 1, 130
@@ -42,6 +43,7 @@ ENDINGS: Final = {
     "failing": "given up, as one request after another failed",
     "time": "the time was over; --seconds gives more",
 }
+UNSTEADY: Final = 1.5  # times the pace of the same request, a while later
 LAG_S: Final = 5e-3  # of this process, beyond which its own stamps are doubtful
 Tell = Callable[[str], None]
 
@@ -122,6 +124,7 @@ def conclude(seen: Seen, server: Server, workload: Workload, url: str) -> Outsid
             f"the workload's lengths are x {fitted.scaled:.3g}, to fit the server's context of "
             f"{server.max_context} tokens"
         )
+    notes += _pace_notes(seen)
     return OutsideReport(
         version=OUTSIDE_VERSION,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -145,6 +148,19 @@ def _only(record: Record) -> Failures:
     if record.error == "http" and is_refused(record):
         return Failures(sent=1, refused=1)
     return Failures(sent=1, kinds={kind: 1}, examples={kind: record.detail})
+
+
+def _pace_notes(seen: Seen) -> list[str]:
+    """Answers alone are measured twice, some time apart."""
+    if not seen.decode or not seen.levels or seen.levels[0].tpot_s is None:
+        return []
+    first, later = seen.decode[0].tpot_s.value, seen.levels[0].tpot_s.value
+    if max(first, later) < UNSTEADY * min(first, later):
+        return []
+    return [
+        f"a token of an answer alone took {seconds(first)}, and {seconds(later)} a while later: something "
+        "else uses this server or its machine, and shares are as uncertain as that"
+    ]
 
 
 def _server_notes(server: Server) -> list[str]:
