@@ -85,7 +85,7 @@ def test_shares_are_of_one_request_and_sum_up() -> None:
         assert sum(now.parts.values()) == pytest.approx(now.e2e_s)
         assert now.ttft_s + now.tpot_s * 255 == pytest.approx(now.e2e_s)
         shares = sum(one.share for one in examined(behaviour).findings)
-        assert shares == pytest.approx(1.0, abs=0.03)
+        assert shares == pytest.approx(1.0, abs=0.011)
 
 
 def test_one_request_at_a_time() -> None:

@@ -96,11 +96,14 @@ def _finding(finding: Finding) -> Iterator[str]:
 
 
 def _fine(finding: Finding) -> Iterator[str]:
-    yield from _wrapped(f"- {finding.words}", 2)
+    share = f" ({finding.share:.0%})" if finding.share >= 0.005 else ""
+    yield from _wrapped(f"- {finding.words}{share}", 2)
     for evidence in finding.evidence:
         yield from _wrapped(evidence, 6, hang=0)
 
 
 def _wrapped(text: str, indent: int, *, hang: int = 2) -> list[str]:
     pad = " " * indent
-    return textwrap.wrap(text, WIDTH, initial_indent=pad, subsequent_indent=pad + " " * hang)
+    after = pad + " " * hang
+    # An option stays whole.
+    return textwrap.wrap(text, WIDTH, initial_indent=pad, subsequent_indent=after, break_on_hyphens=False)
