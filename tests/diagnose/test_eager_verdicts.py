@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from narrows.diagnose.candidate import Candidate
 from narrows.diagnose.eager import narrows
 from narrows.diagnose.eager.assemble import eager_report_of
 from narrows.diagnose.eager.counting import attention_flops, causal_share
@@ -19,6 +20,7 @@ from narrows.diagnose.eager.remedies import eager_remedies
 from narrows.diagnose.eager.seen import Counts, EagerCeilings, Name, Profile, Rate, Run, Service, Threads
 from narrows.diagnose.eager.verdicts import eager_verdicts
 from narrows.diagnose.html import render
+from narrows.diagnose.quality import SAME
 from narrows.diagnose.text import lines
 from narrows.report import Report
 from tests.diagnose.synthetic import machine, workload
@@ -297,3 +299,19 @@ def test_a_table_of_events() -> None:
     )
     assert on_gpu.busy_s == pytest.approx(7.5e-5)
     assert (on_gpu.syncs, on_gpu.launches) == (1, 1)
+
+
+def test_what_others_took_is_no_gain() -> None:
+    quiet = findings({"matrices": 0.09})
+    runs = {name: replace(run, main_thread=0.25) for name, run in quiet.runs.items()}
+    then = Candidate("narrows", "under Narrows", replace(quiet.figures, tpot_s=0.01), SAME)
+    one = eager_remedies(quiet, [then], "tpot")[0]
+    other = eager_remedies(replace_runs(quiet, runs), [then], "tpot")[0]
+    assert one.gain == other.gain == pytest.approx(10)
+    assert one.low == pytest.approx(10 / 1.2)
+    assert other.low == pytest.approx(10 / 1.2 / 4)
+    assert shares(replace_runs(quiet, runs))["neighbours"] == pytest.approx(0.75)
+
+
+def replace_runs(found: EagerFindings, runs: Any) -> EagerFindings:
+    return EagerFindings(found.service, runs, found.ceilings, found.workload)

@@ -84,12 +84,13 @@ def causes(findings: EagerFindings) -> dict[str, float]:
         waiting = "launches" if findings.service.device == "cuda" else "dispatch"
         found[waiting] = found.get(waiting, 0.0) + phase.outside_s * count
         for op in phase.ops:
-            for cause, seconds in _of_op(findings, phase, op):
+            for cause, seconds in of_op(findings, phase, op):
                 found[cause] = found.get(cause, 0.0) + seconds * count
     return found
 
 
-def _of_op(findings: EagerFindings, phase: PhaseReport, op: OpReport) -> tuple[tuple[str, float], ...]:
+def of_op(findings: EagerFindings, phase: PhaseReport, op: OpReport) -> tuple[tuple[str, float], ...]:
+    """(cause, seconds) of one group of one unit; the seconds add up to the group's."""
     if op.group == "matrices":
         return _of_matrices(findings, phase, op)
     if op.group == "attention":

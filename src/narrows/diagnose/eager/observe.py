@@ -87,7 +87,8 @@ def _notes(findings: EagerFindings, is_interrupted: bool) -> tuple[str, ...]:
         notes.append(f"interrupted: this is what was measured until then{what}")
     if findings.service.device == "cpu" and any(run.main_thread < QUIET for run in findings.runs.values()):
         notes.append(
-            "others were on the cores: against these times every gain looks larger than it is when quiet"
+            "others were on the cores: gains look larger than they are when quiet; the lower ends of "
+            "Narrows' count only time on a core"
         )
     if findings.workload is not None and findings.workload.streams > 1:
         notes.append(

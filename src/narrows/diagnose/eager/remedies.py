@@ -7,6 +7,7 @@ know before it is measured comes last, with the most that it could be.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from narrows.diagnose.candidate import Candidate
@@ -15,7 +16,7 @@ from narrows.diagnose.eager.seen import Name, Rate
 from narrows.diagnose.errors_known import known_error
 from narrows.diagnose.quality import FLOATS, SAME
 from narrows.diagnose.remedies import gain_of
-from narrows.report import Figures, PhaseReport, Quality, Remedy, Target
+from narrows.report import QUIET, Figures, PhaseReport, Quality, Remedy, Target
 
 BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 LEAST_COPIES: Final = 0.02
@@ -31,7 +32,8 @@ def eager_remedies(
 ) -> tuple[Remedy, ...]:
     """`narrows`: the same model under Narrows, as predicted."""
     now = findings.figures
-    made = [_remedy(one, now, target) for one in (*narrows, *_known(findings))]
+    made = [_disturbed(findings, _remedy(one, now, target)) for one in narrows]
+    made += [_remedy(one, now, target) for one in _known(findings)]
     bounds = [_remedy(one, now, target, is_bound=True) for one in _unknown(findings)]
     return tuple(sorted(made + bounds, key=lambda one: (one.is_bound, -one.gain)))
 
@@ -55,6 +57,15 @@ def _remedy(one: Candidate, now: Figures, target: Target, *, is_bound: bool = Fa
         one.notes,
         is_bound,
     )
+
+
+def _disturbed(findings: EagerFindings, remedy: Remedy) -> Remedy:
+    """What others took from the present times is no gain: an interval's lower end leaves it out."""
+    on_core = min(run.main_thread for run in findings.runs.values())
+    if on_core >= QUIET or findings.service.device != "cpu":
+        return remedy
+    words = f"; its lower end counts the {on_core:.0%} of the present time only that its thread was on a core"
+    return replace(remedy, low=remedy.low * on_core, interval_source=remedy.interval_source + words)
 
 
 def _known(findings: EagerFindings) -> Iterator[Candidate]:

@@ -87,7 +87,8 @@ class Threads:
     def words(self) -> str:
         given = ", ".join(f"{name}={value}" for name, value in sorted(self.environment.items()))
         return (
-            f"{self.intra} threads in an operator, {self.inter} between operators "
+            f"{self.intra} thread{'s' if self.intra > 1 else ''} in an operator, {self.inter} between "
+            "operators "
             f"({given or 'torch defaults: no thread variable is set'})"
         )
 

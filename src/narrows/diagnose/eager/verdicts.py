@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from narrows.diagnose.eager.findings import EagerFindings, causes
+from narrows.diagnose.eager.findings import EagerFindings, causes, of_op
 from narrows.diagnose.text import seconds as shown_s
 from narrows.diagnose.text import three
 from narrows.report import QUIET, PhaseReport, Verdict
@@ -119,31 +119,17 @@ _WORDS: Final[dict[str, Callable[[EagerFindings], str]]] = {
         "Elementwise work and lookups: each operator walks through memory by itself."
     ),
 }
-_GROUPS: Final[dict[str, tuple[str, ...]]] = {
-    "dispatch": ("views",),
-    "elementwise": ("elementwise", "gather"),
-    "decode-kv": ("attention",),
-    "attention": ("attention",),
-    "copies": ("copies",),
-    "conversion": ("conversion",),
-    "sampling": ("sampling",),
-    "launches": (),
-}
 
 
 def _evidence(findings: EagerFindings, cause: str) -> tuple[str, ...]:
     found = []
     for name, phase in findings.phases.items():
-        is_other = cause.startswith(("prefill-", "decode-", "unit-")) and not cause.startswith(f"{name}-")
         profile = findings.runs[name].profile
-        if is_other or not phase.ops or profile is None:
-            continue
-        if cause == "emulated" and not findings.is_emulated(phase):
-            continue
-        if cause == "matrices" and findings.is_emulated(phase):
+        if not phase.ops or profile is None:
             continue
         for op in sorted(phase.ops, key=lambda op: -op.seconds):
-            if op.group in _GROUPS.get(cause, ("matrices",)) and op.share >= LEAST_SHARE:
+            mine = sum(seconds for kind, seconds in of_op(findings, phase, op) if kind == cause)
+            if mine >= LEAST_SHARE * phase.seconds:
                 near = (
                     "near no ceiling" if op.ceiling == "overhead" else f"at {op.fraction:.0%} of {op.ceiling}"
                 )
