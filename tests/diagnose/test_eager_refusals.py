@@ -1,4 +1,4 @@
-"""What is missing, refused or interrupted where a service under torch is diagnosed."""
+"""What `narrows diagnose --torch` refuses, and what it says then."""
 
 from __future__ import annotations
 
@@ -13,28 +13,20 @@ import pytest
 import torch
 
 from narrows import cli
-from narrows.diagnose.eager import observe as observing
-from narrows.diagnose.eager.causal import (
-    Choice,
-    check_config,
-    check_memory,
-    device_of,
-    weight_bytes,
-)
+from narrows.diagnose import run as verb
+from narrows.diagnose.eager.causal import Choice, check_config, check_memory, device_of, weight_bytes
 from narrows.errors import InvalidModel, OutOfMemory, UnsupportedHardware, UnsupportedModel
 from narrows.models.config import ModelConfig, read_config
-from narrows.report import Report
-from tests.diagnose.eager_cases import measure_little
+from tests.diagnose.synthetic import machine
 from tests.models.tiny import save_tiny
 
 pytest.importorskip("narrows._core", reason="the native core is not built")
 pytestmark = pytest.mark.filterwarnings("default")  # torch's own warnings are no business of ours
-PROMPT, CONTEXT = 23, 31
 
 
 @pytest.fixture(autouse=True)
 def profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure_little(monkeypatch)
+    monkeypatch.setattr(verb, "load_profile", lambda bar: machine())
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers"])
@@ -64,23 +56,6 @@ def _refusing(missing: str, real: Any) -> Any:
         return real(name, *arguments, **named)
 
     return refuse
-
-
-def test_an_interrupt_keeps_what_was_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_tiny("llama", tmp_path)
-
-    def interrupted(*arguments: Any, **named: Any) -> Any:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(observing, "profiled", interrupted)
-    assert cli.main(["diagnose", str(tmp_path), "--torch", "--torch-device", "cpu", "--json", "--check"]) == 0
-    made = Report.from_json(json.loads(capsys.readouterr().out))
-    assert made.now.tpot_s > 0
-    assert any("interrupted" in note and "prefill, decode" in note for note in made.notes)
-    assert made.checks == ()
-    assert all(remedy.kind.startswith("narrows") for remedy in made.remedies)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from narrows import cli
+from narrows.diagnose import run as verb
+from narrows.diagnose.eager import ceilings, profiling
+from narrows.diagnose.eager import observe as observing
 from narrows.diagnose.eager.causal import (
     CausalModel,
     Choice,
@@ -29,7 +32,6 @@ from narrows.models.checkpoint import open_checkpoint
 from narrows.models.config import read_config
 from narrows.models.families import build_spec
 from narrows.report import Report
-from tests.diagnose.eager_cases import measure_little
 from tests.diagnose.synthetic import machine, workload
 from tests.models.tiny import VARIANTS, save_tiny
 
@@ -70,7 +72,17 @@ class OneFormat:
 
 @pytest.fixture(autouse=True)
 def profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure_little(monkeypatch)
+    monkeypatch.setattr(verb, "load_profile", lambda bar: machine())
+    monkeypatch.setattr(observing.observe, "__kwdefaults__", {"work_s": 0.02})
+    monkeypatch.setattr(profiling, "PROFILED", 1)
+    for name, small in (
+        ("SIDE", 64),
+        ("VECTOR_BYTES", 1 << 20),
+        ("TRY_S", 0.001),
+        ("TURNS", 1),
+        ("CALLS", 50),
+    ):
+        monkeypatch.setattr(ceilings, name, small)
 
 
 @pytest.fixture
@@ -220,3 +232,20 @@ def test_a_unit_of_work_that_raises_is_told(service: Callable[[str], Any]) -> No
     _, unit = service("bad_work")
     with pytest.raises(InvalidConfig, match="a unit of work of users_service:bad_work raised RuntimeError"):
         unit.run()
+
+
+def test_an_interrupt_keeps_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_tiny("llama", tmp_path)
+
+    def interrupted(*arguments: Any, **named: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(observing, "profiled", interrupted)
+    assert cli.main(["diagnose", str(tmp_path), "--torch", "--torch-device", "cpu", "--json", "--check"]) == 0
+    made = Report.from_json(json.loads(capsys.readouterr().out))
+    assert made.now.tpot_s > 0
+    assert any("interrupted" in note and "prefill, decode" in note for note in made.notes)
+    assert made.checks == ()
+    assert all(remedy.kind.startswith("narrows") for remedy in made.remedies)

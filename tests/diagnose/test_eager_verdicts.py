@@ -213,6 +213,10 @@ def test_an_interrupted_run_says_what_it_has() -> None:
 def test_the_report_goes_through_json_text_and_page() -> None:
     found = findings({"matrices": 0.06, "copies": 0.02})
     then = replace(found.figures, tpot_s=0.02, ttft_s=0.4, tokens_per_s=50.0)
+    assert (
+        narrows.beside(found.figures, replace(then, tpot_s=2e-4))[1].error
+        > narrows.beside(found.figures, then)[1].error
+    )
     rows = narrows.beside(found.figures, then, then)
     report = replace(eager_report_of(found, machine(), "tpot"), beside=rows)
     assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report

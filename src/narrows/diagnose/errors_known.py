@@ -19,6 +19,7 @@ COUNTED: Final = {
     "narrows": 0.20,
 }
 ARITHMETIC: Final = 0.5
+SHORT: Final = 0.46  # of steps below a millisecond
 
 
 def known_error(kind: str) -> tuple[float, str]:
@@ -28,4 +29,9 @@ def known_error(kind: str) -> tuple[float, str]:
         return MEASURED[family], "9 in 10 pairs of measured steps of 1 ms and more (docs/1-diagnose.md)"
     if family in COUNTED:
         return COUNTED[family], "the cost model's error on models as they are (docs/growth.md)"
+    if family == "narrows-short":
+        return (
+            SHORT,
+            "9 in 10 pairs of steps below a millisecond, which are mostly barriers (docs/1-diagnose.md)",
+        )
     return ARITHMETIC, "arithmetic only: nothing like it was run here, half as much again either way"

@@ -125,6 +125,12 @@ def _phase(phase: PhaseReport) -> Iterator[str]:
             f"</td><td>{op.share:.0%}</td><td>{seconds(op.seconds)}</td><td>{size(op.read_bytes)}</td>"
             f"<td>{op.flops / 1e6:,.4g}</td><td>{near}</td></tr>"
         )
+    if phase.ops and phase.seconds:
+        share = phase.outside_s / phase.seconds
+        yield (
+            f'<tr><td>outside</td><td class="bars"><span class="bar {phase.name}" data-share="{share:.4f}">'
+            f"</span></td><td>{share:.0%}</td><td>{seconds(phase.outside_s)}</td><td></td><td></td><td></td></tr>"
+        )
     yield "</table></div>"
 
 

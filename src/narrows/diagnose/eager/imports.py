@@ -19,7 +19,7 @@ INSTALL: Final = "pip install 'narrows[torch]' (or torch and transformers) into 
 
 def torch_modules() -> ModuleType:
     """torch with the parts that a diagnosis needs; InvalidConfig says what to install."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else the profiler writes its starts and stops to stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else every profile writes its start and stop to stderr
     torch = _module("torch", "--torch and --torch-module time a model that torch runs")
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2] if part.isdigit())
     if version < LEAST_TORCH:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
 from narrows.diagnose.candidate import WEIGHTS, Candidate, command, weights_setup
 from narrows.diagnose.errors_known import known_error
@@ -18,7 +19,8 @@ from narrows.diagnose.quality import of_weights
 from narrows.diagnose.setup import Setup
 from narrows.report import Beside, Check, Figures
 
-KIND = "narrows"
+KIND: Final = "narrows"
+SHORT_STEP_S: Final = 1e-3
 
 
 def predicted(question: Question, ceilings: CeilingsSource | None = None) -> Findings:
@@ -59,13 +61,20 @@ def _candidate(
         from_kind="auto",
         item_bytes=subject.embedding_item_bytes,
     )
+    figures = findings.predictor.figures(setup)
+    kind = kind.replace(KIND, kind_of(figures))
     notes = ("predicted without its server and tokenizer; --check measures it",)
-    return Candidate(kind, words, findings.predictor.figures(setup), quality, line, notes)
+    return Candidate(kind, words, figures, quality, line, notes)
+
+
+def kind_of(figures: Figures) -> str:
+    """Short steps are predicted worse."""
+    return f"{KIND}-short" if figures.tpot_s < SHORT_STEP_S else KIND
 
 
 def beside(now: Figures, then: Figures | None, found: Figures | None = None) -> tuple[Beside, ...]:
     """Rows of: present, predicted, measured."""
-    error = known_error(KIND)[0]
+    error = 0.0 if then is None else known_error(kind_of(then))[0]
 
     def row(what: str, unit: str, name: str, off: float = error) -> Beside:
         first, second, third = (

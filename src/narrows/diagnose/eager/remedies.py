@@ -60,7 +60,7 @@ def _remedy(one: Candidate, now: Figures, target: Target, *, is_bound: bool = Fa
 
 
 def _disturbed(findings: EagerFindings, remedy: Remedy) -> Remedy:
-    """What others took from the present times is no gain of ours: the interval's lower end leaves it out."""
+    """What others took from the present times is no gain: an interval's lower end leaves it out."""
     on_core = min(run.main_thread for run in findings.runs.values())
     if on_core >= QUIET or findings.service.device != "cpu":
         return remedy

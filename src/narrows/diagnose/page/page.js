@@ -56,8 +56,9 @@ function roofline() {
 }
 
 function bars() {
-  const scale = Math.max(...report.phases.flatMap((phase) => phase.ops.map((op) => op.share)));
-  for (const bar of document.querySelectorAll("[data-share]")) {
+  const bars = [...document.querySelectorAll("[data-share]")];
+  const scale = Math.max(...bars.map((bar) => Number(bar.dataset.share)));
+  for (const bar of bars) {
     bar.style.width = `${(100 * Number(bar.dataset.share)) / scale}%`;
   }
 }

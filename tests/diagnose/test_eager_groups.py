@@ -1,4 +1,4 @@
-"""From torch.profiler's events to groups of operators."""
+"""Names of operators and events of a profile as groups; the pairs that a causal mask leaves."""
 
 from __future__ import annotations
 
