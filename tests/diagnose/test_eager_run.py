@@ -24,6 +24,7 @@ from narrows.diagnose.eager.causal import (
 from narrows.diagnose.eager.counting import count
 from narrows.diagnose.eager.findings import EagerFindings
 from narrows.diagnose.eager.observe import Timing, observe
+from narrows.diagnose.eager.seen import Unit
 from narrows.diagnose.eager.user_module import open_module
 from narrows.errors import InvalidConfig
 from narrows.kernels.formats import PackedFormat
@@ -249,3 +250,17 @@ def test_an_interrupt_keeps_what_was_measured(
     assert any("interrupted" in note and "prefill, decode" in note for note in made.notes)
     assert made.checks == ()
     assert all(remedy.kind.startswith("narrows") for remedy in made.remedies)
+
+
+def test_products_within_a_fused_operator_are_counted() -> None:
+    module = torch.nn.TransformerEncoderLayer(32, 2, 64, batch_first=True).eval()
+    example = torch.randn(2, 8, 32)
+
+    def work() -> Any:
+        with torch.no_grad():
+            return module(example)
+
+    unit = Unit("unit", work)
+    run = profiling.profiled(torch, unit, profiling.once(torch, unit), is_language_model=False)
+    linears = 2 * 16 * (3 * 32 * 32 + 32 * 32 + 2 * 32 * 64)
+    assert linears <= run.counts["matrices"].flops <= 1.5 * linears  # attention's own products beside them

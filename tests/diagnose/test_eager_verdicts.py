@@ -18,6 +18,7 @@ from narrows.diagnose.eager.remedies import eager_remedies
 from narrows.diagnose.eager.seen import Counts, EagerCeilings, Name, Profile, Rate, Run, Service, Threads
 from narrows.diagnose.eager.verdicts import eager_verdicts
 from narrows.diagnose.html import render
+from narrows.diagnose.process import Spell
 from narrows.diagnose.quality import SAME
 from narrows.diagnose.text import lines
 from narrows.report import Report
@@ -227,6 +228,13 @@ def test_the_report_goes_through_json_text_and_page() -> None:
         assert "float32 GMAC/s" in part
     assert [row.what for row in rows] == ["TTFT", "TPOT", "throughput", "memory"]
     assert narrows.beside(found.figures, None)[0].predicted is None
+
+
+def test_a_quota_that_stops_the_process_and_a_full_memory() -> None:
+    spell = Spell(10.0, 7, 10**9, 10**6, 2.5, 0.0)
+    told = {one.kind: one for one in eager_verdicts(replace(findings({"matrices": 0.09}), spell=spell))}
+    assert told["throttling"].share == pytest.approx(0.25)
+    assert told["paging"].evidence == ("7 pages read from disk",)
 
 
 def test_what_others_took_is_no_gain() -> None:

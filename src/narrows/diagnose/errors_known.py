@@ -32,6 +32,6 @@ def known_error(kind: str) -> tuple[float, str]:
     if family == "narrows-short":
         return (
             SHORT,
-            "9 in 10 pairs of steps below a millisecond, which are mostly barriers (docs/1-diagnose.md)",
+            "9 in 10 pairs of measured steps below a millisecond (docs/1-diagnose.md)",
         )
     return ARITHMETIC, "arithmetic only: nothing like it was run here, half as much again either way"

@@ -74,6 +74,11 @@ def observe(
     return Seen(findings, _notes(findings, is_interrupted), is_interrupted)
 
 
+def _is_fused(run: Run) -> bool:
+    counts = run.counts.get("matrices")
+    return counts is not None and counts.flops > 0 and not counts.read_bytes
+
+
 def _notes(findings: EagerFindings, is_interrupted: bool) -> tuple[str, ...]:
     notes = [
         "times are of units without the profiler, the median of the fastest tenth; the profiler's shares "
@@ -81,6 +86,11 @@ def _notes(findings: EagerFindings, is_interrupted: bool) -> tuple[str, ...]:
         "and its own cost lies a little heavier on small operators",
         *findings.service.notes,
     ]
+    fused = [name for name, run in findings.runs.items() if _is_fused(run)]
+    if fused:
+        notes.append(
+            f"in {', '.join(fused)} torch runs products within larger operators: their bytes are not known"
+        )
     if is_interrupted:
         missing = [name for name, run in findings.runs.items() if run.profile is None]
         what = f"; not profiled: {', '.join(missing)}" if missing else "; ceilings are of the stored profile"

@@ -15,8 +15,8 @@ from types import ModuleType
 from typing import Any, Final
 
 from narrows.diagnose.eager.counting import count
-from narrows.diagnose.eager.groups import GROUPS, Group, group_of, is_launch, is_synchronising
-from narrows.diagnose.eager.seen import Profile, Run, Unit
+from narrows.diagnose.eager.groups import GROUPS, Group, group_of, is_launch, is_synchronising, plain_name
+from narrows.diagnose.eager.seen import Counts, Profile, Run, Unit
 from narrows.report import QUIET
 
 PATIENCE: Final = 3  # times as long, while others are on the cores
@@ -63,7 +63,28 @@ def profiled(
         profiles.append(_profile(torch, unit, is_language_model, is_cuda))
     best = min(profiles, key=lambda profile: profile.wall_s)
     counts, dense = count(torch, unit, is_language_model=is_language_model)
+    if best.seconds.get("matrices") and not counts.get("matrices", Counts()).flops:
+        counts = {**counts, "matrices": _fused(torch, unit)}
     return replace(run, profile=best, counts=counts, dense_flops=dense)
+
+
+def _fused(torch: ModuleType, unit: Unit) -> Counts:
+    """Products within one operator, which only the profiler sees: their FLOPs, not their bytes."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, with_flops=True, record_shapes=True) as profiler:
+        unit.run()
+    if unit.reset is not None:
+        unit.reset()
+    found = [flops for event in profiler.events() if (flops := _event_flops(event))]
+    return Counts(len(found), sum(found))
+
+
+def _event_flops(event: Any) -> int:  # noqa: ANN401
+    """The profiler's own figure; a product with its activation has none: [bias, [m, k], [k, n]]."""
+    if plain_name(event.name) == "_addmm_activation" and len(event.input_shapes) > 2:
+        (rows, depth), (_, width) = event.input_shapes[1:3]
+        return 2 * int(rows) * int(depth) * int(width)
+    return int(event.flops or 0)
 
 
 def _timed(torch: ModuleType, unit: Unit, is_cuda: bool) -> tuple[float, float]:

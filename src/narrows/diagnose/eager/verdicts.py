@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from narrows.diagnose.eager.findings import EagerFindings, causes, of_op
+from narrows.diagnose.machine_verdicts import THROTTLED
 from narrows.diagnose.text import seconds as shown_s
 from narrows.diagnose.text import three
 from narrows.report import QUIET, PhaseReport, Verdict
@@ -27,7 +28,7 @@ def eager_verdicts(findings: EagerFindings) -> tuple[Verdict, ...]:
         for cause, seconds in found.items()
         if total and seconds / total >= LEAST_SHARE
     ]
-    made += [*_threads(findings), *_neighbours(findings), *_syncs(findings)]
+    made += [*_threads(findings), *_neighbours(findings), *_stopped(findings), *_syncs(findings)]
     return tuple(sorted(made, key=lambda one: -one.share))
 
 
@@ -195,6 +196,21 @@ def _neighbours(findings: EagerFindings) -> Iterator[Verdict]:
             "cores, or it waits for disk, locks or sleep; all other figures are as good as that."
         )
         yield Verdict("neighbours", 1 - got, "request", words)
+
+
+def _stopped(findings: EagerFindings) -> Iterator[Verdict]:
+    """By the container's quota, or waiting for pages."""
+    spell = findings.spell
+    if spell is None or spell.seconds <= 0:
+        return
+    share = (spell.throttled_s or 0.0) / spell.seconds
+    if share >= THROTTLED:
+        words = "The container's CPU quota stopped this process: give it a larger quota or fewer threads."
+        evidence = (f"{shown_s(spell.throttled_s or 0.0)} stopped in {shown_s(spell.seconds)}",)
+        yield Verdict("throttling", min(1.0, share), "request", words, evidence)
+    if spell.swapped_bytes:
+        words = f"Memory is short: {shown_bytes(spell.swapped_bytes)} of this process are swapped out."
+        yield Verdict("paging", 0.0, "request", words, (f"{spell.major_faults or 0:,} pages read from disk",))
 
 
 def _syncs(findings: EagerFindings) -> Iterator[Verdict]:
